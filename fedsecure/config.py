@@ -1,0 +1,189 @@
+"""Three frozen models: `Study` (signed and hashed; all that changes results), `Site` (one hospital's own file; never
+leaves), `Run` (how it is shown; changes no result).
+
+Where the paper leaves a value open the default is method.md's, and the field's comment says so. A flag of the command
+line never overrides a study that sites have agreed to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from fedsecure.errors import SettingsError
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
+Framework = Literal["fcl", "fclopt"]
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class DataSettings(_Frozen):
+    """How a volume becomes slices. The same on all sites, or their slices would not be comparable."""
+
+    structures: tuple[str, ...] = ("RV cavity", "LV myocardium", "LV cavity")  # label values 1, 2, ...
+    orientation: Annotated[str, StringConstraints(pattern=r"^[RL][AP][SI]$")] | None = "RAS"  # None: as stored
+    spacing_mm: tuple[float, float] | None = None  # in-plane (y, x); None where headers are nominal
+    crop: Annotated[int, Field(ge=16)] | None = None  # centre crop/pad in pixels before resizing; None: pad to square
+    size: Annotated[int, Field(ge=32, multiple_of=16)] = 64  # pixels of the square that the network sees
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.3  # share of each site's patients, at least one
+    on_error: Literal["stop", "exclude"] = "stop"  # a file that cannot be used ends the run, or is left out and listed
+
+
+class ModelSettings(_Frozen):
+    """The 2D U-Net and its heads. No BatchNorm: it leaks statistics and breaks per-patient clipping."""
+
+    filters: Annotated[int, Field(ge=4, multiple_of=4)] = 16  # 16 for CPUs; 48 is the paper's
+    norm: Literal["instance", "group"] = "instance"
+    hidden: Annotated[int, Field(ge=8)] = 128  # width of projector and predictor
+    features: Annotated[int, Field(ge=8)] = 64  # d, width of the shared vectors
+
+
+class PretrainSettings(_Frozen):
+    """Federated contrastive pre-training. Values not found in the paper are method.md 5's measured start."""
+
+    rounds: Annotated[int, Field(ge=1)] = 10
+    local_steps: Annotated[int, Field(ge=1)] = 30
+    batch: Annotated[int, Field(ge=2)] = 32  # slices; two views of each
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3  # AdamW, cosine over all rounds
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99  # m of the momentum encoder and of FCLOpt's target
+    partitions: Annotated[int, Field(ge=2, le=255)] = 4  # S
+    # FCL only
+    temperature: Annotated[float, Field(gt=0)] = 0.1  # tau
+    bank: Annotated[int, Field(ge=1)] = 1024  # |Q_l,c|: newest momentum features a site keeps, and shares
+    negatives: Annotated[int, Field(ge=1)] = 512  # K = |Q'|, drawn uniformly from local and remote banks
+    denominator: Literal["exclude_same_partition", "literal"] = "exclude_same_partition"  # method.md 2.4
+    exchange: Literal["vectors", "none"] = "vectors"  # "none" is the ablation without feature exchange
+    # FCLOpt only
+    positives: Literal["view", "partition"] = "partition"  # pair two views, or same-partition slices of two patients
+
+
+class FinetuneSettings(_Frozen):
+    """Supervised fine-tuning with N labelled patients per site."""
+
+    labelled: tuple[Annotated[int, Field(ge=1)], ...] = (1, 4)  # the N of the tables
+    modes: tuple[Literal["local", "federated"], ...] = ("local", "federated")
+    steps: Annotated[int, Field(ge=1)] = 600  # local: in all; federated: split over `rounds`
+    rounds: Annotated[int, Field(ge=1)] = 10  # federated only
+    batch: Annotated[int, Field(ge=1)] = 8
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-3  # AdamW OneCycle, 10 % warm-up
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+
+
+class Member(_Frozen):
+    """A site's place in the cohort. Weights are constants of the study, so that FedAvg releases no count."""
+
+    name: Name
+    weight: Annotated[int, Field(ge=1)]  # patients it trains on, declared beforehand
+
+
+class Study(_Frozen):
+    """All that changes results. Its digest stands in every header, so sites of another study cannot take part."""
+
+    format: Literal[1] = 1
+    name: Name = "study"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    framework: Framework = "fcl"
+    sites: tuple[Member, ...] = ()
+    threads: Annotated[int, Field(ge=1)] = 1  # torch threads of each site: part of the result, bit for bit
+    neighbours: Annotated[int, Field(ge=1)] = 15  # k of the k-NN partition probe
+    baseline: bool = True  # also fine-tune from random initialisation
+    release_metrics: bool = False  # mean Dice per structure leaves a site only if this says so
+    round_deadline_s: Annotated[float, Field(gt=0)] | None = None  # None: wait for every site
+    minimum_sites: Annotated[int, Field(ge=1)] = 1  # fewer updates at the deadline abort the round
+    data: DataSettings = DataSettings()
+    model: ModelSettings = ModelSettings()
+    pretrain: PretrainSettings = PretrainSettings()
+    finetune: FinetuneSettings = FinetuneSettings()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [member.name for member in self.sites]
+        if len(set(names)) != len(names):
+            raise ValueError("sites: a name stands twice; names are identities")
+        if self.sites and self.minimum_sites > len(self.sites):
+            raise ValueError("minimum_sites is larger than the number of sites: no round could close")
+        if len(set(self.finetune.labelled)) != len(self.finetune.labelled):
+            raise ValueError("finetune.labelled: a number stands twice")
+        return self
+
+    def canonical(self) -> bytes:
+        """The study as JSON with sorted keys and no white space: the bytes that are hashed and signed."""
+        return msgspec.json.encode(self.model_dump(mode="json"), order="sorted")
+
+    def digest(self) -> bytes:
+        """SHA-256 over a label and `canonical()`; 32 bytes."""
+        return hashlib.sha256(b"fedsecure/study/v1\0" + self.canonical()).digest()
+
+    @property
+    def total_weight(self) -> int:
+        return sum(member.weight for member in self.sites)
+
+
+class Site(_Frozen):
+    """One hospital's own settings. This file stays there; it may tighten a study, never loosen it."""
+
+    name: Name
+    source: str  # acdc:PATH, msd:PATH, folder:PATH or dicom:PATH
+    subjects: tuple[int, ...] | None = None  # positions in the source; None: all. Simulations deal one source out.
+    coordinator: str = ""  # tcp://host:port; empty in memory
+    device: str = "cpu"
+    maximum_upload: Annotated[int, Field(ge=0)] | None = None  # bytes over the whole study; None: exact schema bytes
+
+
+class Run(_Frozen):
+    """How a run is shown and where it keeps scratch. Changes no result (tested)."""
+
+    verbose: bool = False
+    cache: str | None = None  # folder of prepared volumes; None: inside the run folder
+
+
+def parse_study(raw: dict[str, Any]) -> Study:
+    """A study from plain values. Raises SettingsError naming each wrong field and what is allowed there."""
+    return _parse(Study, raw)
+
+
+def load_study(path: Path) -> Study:
+    """A study from a TOML file. Raises SettingsError if it cannot be read or does not hold."""
+    try:
+        raw = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise SettingsError(f"cannot read the study file: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"the study file is not TOML: {error}") from None
+    return parse_study(raw)
+
+
+def load(kind: type[_Model], raw: bytes) -> _Model:
+    """A frozen model from the JSON that `dump` wrote. Raises SettingsError."""
+    try:
+        return kind.model_validate_json(raw)
+    except ValidationError as error:
+        raise SettingsError(_explain(kind, error)) from None
+
+
+def dump(model: BaseModel) -> bytes:
+    """Readable JSON of a frozen model, for a node's own folder."""
+    return model.model_dump_json(indent=2).encode() + b"\n"
+
+
+def _parse(kind: type[_Model], raw: dict[str, Any]) -> _Model:
+    # TOML has arrays, strict pydantic wants tuples: go through JSON, whose arrays pydantic takes for tuples.
+    return load(kind, msgspec.json.encode(raw))
+
+
+def _explain(kind: type[BaseModel], error: ValidationError) -> str:
+    lines = [
+        f"  {'.'.join(str(part) for part in item['loc']) or kind.__name__}: {item['msg']}"
+        for item in error.errors(include_input=False, include_url=False)
+    ]
+    return f"{kind.__name__} does not hold:\n" + "\n".join(lines)

@@ -1,0 +1,114 @@
+"""The 2D U-Net, cut into the encoder that is pre-trained together and the decoder that is not, and the heads.
+
+MONAI's BasicUNet (two convolutions a level, five levels) is the network of the papers' code line: with 48 filters its
+encoder has 10.6 M parameters. No BatchNorm anywhere: it leaks statistics and breaks per-patient clipping.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from monai.networks.nets import BasicUNet
+from torch import Tensor, nn
+
+from fedsecure.config import ModelSettings
+from fedsecure.types import Tensors
+
+
+class Encoder(nn.Module):
+    """[N, 1, H, W] -> five maps, from [N, f, H, W] down to [N, 16 f, H/16, W/16]."""
+
+    def __init__(self, unet: BasicUNet) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList([unet.conv_0, unet.down_1, unet.down_2, unet.down_3, unet.down_4])
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = []
+        for level in self.levels:
+            x = level(x)
+            maps.append(x)
+        return maps
+
+
+class Decoder(nn.Module):
+    """The encoder's five maps -> logits [N, 1 + structures, H, W]."""
+
+    def __init__(self, unet: BasicUNet) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList([unet.upcat_4, unet.upcat_3, unet.upcat_2, unet.upcat_1])
+        self.final = unet.final_conv
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        x = maps[-1]
+        for level, skip in zip(self.levels, reversed(maps[:-1]), strict=True):
+            x = level(x, skip)
+        logits: Tensor = self.final(x)
+        return logits
+
+
+class Segmenter(nn.Module):
+    """U-Net: [N, 1, H, W] -> logits [N, 1 + structures, H, W]."""
+
+    def __init__(self, settings: ModelSettings, structures: int) -> None:
+        super().__init__()
+        unet = _unet(settings, 1 + structures)
+        self.encoder = Encoder(unet)
+        self.decoder = Decoder(unet)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.decoder(self.encoder(x))
+        return logits
+
+
+def build_encoder(settings: ModelSettings) -> Encoder:
+    return Encoder(_unet(settings, 2))
+
+
+def pooled(maps: list[Tensor]) -> Tensor:
+    """Global features h [N, 32 f] of the deepest map: average beside maximum.
+
+    Average pooling alone, straight after InstanceNorm, is nearly the same vector for every input (method.md 5).
+    """
+    deepest = maps[-1].flatten(2)
+    return torch.cat([deepest.mean(2), deepest.amax(2)], 1)
+
+
+def pooled_width(settings: ModelSettings) -> int:
+    return 32 * settings.filters
+
+
+class Head(nn.Module):
+    """Projector or predictor: linear, LayerNorm, ReLU, linear; [N, wide] -> [N, features]."""
+
+    def __init__(self, wide: int, hidden: int, features: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(wide, hidden), nn.LayerNorm(hidden), nn.ReLU(), nn.Linear(hidden, features)
+        )
+
+    def forward(self, h: Tensor) -> Tensor:
+        z: Tensor = self.layers(h)
+        return z
+
+
+def tensors_of(module: nn.Module) -> Tensors:
+    """The module's state as float32 arrays, in its own fixed order. Copies."""
+    return {name: value.detach().cpu().numpy().astype(np.float32) for name, value in module.state_dict().items()}
+
+
+def load_tensors(module: nn.Module, tensors: Tensors) -> None:
+    """Inverse of `tensors_of`. Raises RuntimeError when names or shapes differ."""
+    module.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in tensors.items()})
+
+
+def _unet(settings: ModelSettings, channels: int) -> BasicUNet:
+    f = settings.filters
+    norm = ("group", {"num_groups": 4}) if settings.norm == "group" else ("instance", {"affine": True})
+    return BasicUNet(
+        spatial_dims=2,
+        in_channels=1,
+        out_channels=channels,
+        features=(f, 2 * f, 4 * f, 8 * f, 16 * f, f),
+        act=("LeakyReLU", {"negative_slope": 0.1, "inplace": False}),
+        norm=norm,
+    )

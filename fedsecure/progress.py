@@ -1,0 +1,99 @@
+"""What a node tells its own operator while it works: one closed union, handed to an `observe` callable.
+
+Progress bars, `metrics.jsonl`, status and health are subscribers. A site's events stay on its disk; none is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+
+class _Event(msgspec.Struct, frozen=True, tag=True, kw_only=True, forbid_unknown_fields=True):
+    """Common shape: `stage` and `round` count from 0; the evaluation round of a stage has round == stage.rounds."""
+
+    stage: int
+    round: int
+
+
+class RoundStarted(_Event, frozen=True, kw_only=True):
+    """Training (or evaluation) of a round began. `name` is the stage's, `rounds` its number of training rounds."""
+
+    name: str
+    rounds: int
+
+
+class Step(_Event, frozen=True, kw_only=True):
+    """One optimiser step, or one patient evaluated. `done` of `total` in this round; `loss` is None in evaluation."""
+
+    done: int
+    total: int
+    loss: float | None = None
+
+
+class Measured(_Event, frozen=True, kw_only=True):
+    """A number computed on the site's own data, e.g. metric "loss" or "knn_partition_accuracy"."""
+
+    metric: str
+    value: float
+
+
+class Scored(_Event, frozen=True, kw_only=True):
+    """Dice of one structure in one held-out patient (opaque id), mean over the patient's volumes."""
+
+    subject: str
+    structure: str
+    dice: float
+
+
+class Sent(_Event, frozen=True, kw_only=True):
+    """A sealed frame left this node. `kind` is release, control, share or publish; `size` in bytes, whole frame."""
+
+    kind: str
+    flow: str
+    size: int
+    peer: str
+
+
+class Refused(_Event, frozen=True, kw_only=True):
+    """Something was refused, here or at the gate: the rule that was broken, never the content."""
+
+    rule: str
+    peer: str
+
+
+class RoundEnded(_Event, frozen=True, kw_only=True):
+    """A round is over on this node. `seconds` is wall time since it started here; `sites` is how many took part."""
+
+    seconds: float
+    sites: int
+
+
+class Stopped(_Event, frozen=True, kw_only=True):
+    """The node stopped. `reason` is "finished", "interrupted", "vetoed" or "failed"."""
+
+    reason: str
+
+
+Progress = RoundStarted | Step | Measured | Scored | Sent | Refused | RoundEnded | Stopped
+Observe = Callable[[Progress], None]
+
+_ENCODER = msgspec.json.Encoder()
+_DECODER: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Progress)
+
+
+def ignore(_: Progress) -> None:
+    """An observer for those who do not look."""
+
+
+def to_json(event: Progress) -> bytes:
+    """One line of `metrics.jsonl`, without the line feed."""
+    return _ENCODER.encode(event)
+
+
+def from_json(line: bytes) -> Progress:
+    """Inverse of `to_json`. Raises msgspec.ValidationError or DecodeError on anything else."""
+    event: Progress = _DECODER.decode(line)
+    return event
