@@ -73,15 +73,6 @@ class TensorSpec:
 Schema = tuple[TensorSpec, ...]
 
 
-def schema_of(tensors: Tensors) -> Schema:
-    return tuple(TensorSpec(name, tuple(array.shape)) for name, array in tensors.items())
-
-
-def schema_size(schema: Schema) -> int:
-    """Number of float32 values of a model."""
-    return sum(spec.size for spec in schema)
-
-
 @dataclass(frozen=True, slots=True)
 class Bank:
     """Momentum features of one site with the structural partition each came from (method.md 2.3).
@@ -140,5 +131,3 @@ class Released:
     stage: int
     round: int
 
-
-Observed = Mapping[str, str | int | float | None]

@@ -1,0 +1,1 @@
+"""The command line. Modules here import torch and everything heavy only inside the commands that need it."""

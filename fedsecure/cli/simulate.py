@@ -1,0 +1,180 @@
+"""`fedsecure demo`, `fedsecure simulate` and `fedsecure report`: a federation of simulated hospitals on this machine."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from fedsecure.config import Framework, Study
+    from sim.simulate import Plan
+
+
+class Frameworks(StrEnum):
+    FCL = "fcl"
+    FCLOPT = "fclopt"
+    BOTH = "both"
+
+
+class Scheme(StrEnum):
+    GROUP = "group"
+    RANDOM = "random"
+    DIRICHLET = "dirichlet"
+
+
+class Wire(StrEnum):
+    ZMQ = "zmq"
+    MEMORY = "memory"
+
+
+Data = Annotated[
+    str | None,
+    typer.Option(metavar="KIND:PATH", help="acdc:PATH, msd:PATH, folder:PATH or dicom:PATH. Default: phantom volumes."),
+]
+Sites = Annotated[int, typer.Option(min=1, help="Number of simulated hospitals.")]
+Deal = Annotated[Scheme, typer.Option("--partition", help="How patients are dealt to the hospitals.")]
+Patients = Annotated[int, typer.Option(min=2, help="Phantom patients per hospital.")]
+Transport = Annotated[Wire, typer.Option(help="zmq: processes over CURVE on loopback. memory: one process.")]
+Out = Annotated[Path | None, typer.Option(help="The run folder. Default: the next free one under runs/.")]
+Cache = Annotated[Path, typer.Option(help="Prepared volumes are kept here and found again.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out where it stopped.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Only say what came out.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Seed, where the study does not set one.")]
+
+
+def demo(
+    framework: Annotated[Frameworks, typer.Option(help="Which of the two frameworks.")] = Frameworks.BOTH,
+    data: Data = None,
+    sites: Sites = 3,
+    partition: Deal = Scheme.RANDOM,
+    patients: Patients = 8,
+    transport: Transport = Wire.ZMQ,
+    out: Out = None,
+    cache: Cache = Path("cache"),
+    seed: Seed = None,
+    resume: Resume = False,
+    quiet: Quiet = False,
+) -> None:
+    """Watch a federation pre-train one encoder, fine-tune it with a handful of labels, and read its report.
+
+    Takes a few minutes. Without --data each hospital gets phantom (synthetic, labelled, cardiac-like) patients.
+    """
+    from fedsecure.config import load_study
+
+    with resources.as_file(resources.files("fedsecure.cli") / "demo.toml") as path:
+        study = load_study(path)
+    plan = None if resume else _plan(study, framework, seed, data, sites, partition, patients)
+    _run(plan, _folder(out, "demo", resume), cache, transport, resume, quiet)
+
+
+def simulate(
+    study: Annotated[Path | None, typer.Argument(help="The study file. Not needed with --resume.")] = None,
+    framework: Annotated[Frameworks | None, typer.Option(help="Which, where the study does not say.")] = None,
+    data: Data = None,
+    sites: Sites = 5,
+    partition: Deal = Scheme.RANDOM,
+    patients: Patients = 8,
+    transport: Transport = Wire.ZMQ,
+    out: Out = None,
+    cache: Cache = Path("cache"),
+    seed: Seed = None,
+    resume: Resume = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a study over simulated hospitals: a coordinator and sites as processes of their own on this machine."""
+    from fedsecure.config import load_study
+
+    plan = None
+    if study is not None:
+        plan = _plan(load_study(study), framework, seed, data, sites, partition, patients)
+    _run(plan, _folder(out, "simulation", resume), cache, transport, resume, quiet)
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders of one study under different seeds or frameworks.")],
+    out: Annotated[Path, typer.Option(help="Folder for results.json and report.html.")] = Path("runs/report"),
+) -> None:
+    """Put several runs into one report, with intervals over their seeds."""
+    from functools import reduce
+
+    from fedsecure.report.html import write_report
+    from fedsecure.report.results import load, merge, save
+
+    results = reduce(merge, [load(run / "results.json") for run in runs])
+    out.mkdir(parents=True, exist_ok=True)
+    save(results, out / "results.json")
+    write_report(results, {}, out / "report.html")
+    typer.echo(f"report: {out / 'report.html'}")
+
+
+def _plan(
+    study: Study, framework: Frameworks | None, seed: int | None, data: str | None, sites: int, scheme: Scheme,
+    patients: int,
+) -> Plan:  # fmt: skip
+    """Flags complete a study; they never override it (architecture.md 2)."""
+    from fedsecure.errors import SettingsError
+    from sim.simulate import plan
+    from sim.world import World
+
+    said = study.model_fields_set
+    if study.sites:
+        raise SettingsError("a simulation makes its own sites: leave [[sites]] out of the study, and use --sites")
+    if framework is not None and "framework" in said:
+        raise SettingsError("the study sets framework: take it out of the file to choose it with --framework")
+    if seed is not None:
+        if "seed" in said:
+            raise SettingsError("the study sets seed: take it out of the file to choose it with --seed")
+        study = study.model_copy(update={"seed": seed})
+    frameworks: tuple[Framework, ...]
+    match framework:
+        case None:
+            frameworks = (study.framework,)
+        case Frameworks.BOTH:
+            frameworks = ("fcl", "fclopt")
+        case Frameworks.FCL:
+            frameworks = ("fcl",)
+        case Frameworks.FCLOPT:
+            frameworks = ("fclopt",)
+    return plan(study, frameworks, World(data, sites, scheme.value, patients))
+
+
+def _run(plan: Plan | None, out: Path, cache: Path, transport: Wire, resume: bool, quiet: bool) -> None:
+    from fedsecure.cli.show import Display
+    from sim.errors import Interrupted
+    from sim.simulate import open_run, simulate
+
+    asked = open_run(out, plan, resume)
+    say = (lambda _: None) if quiet else typer.echo
+    try:
+        results = simulate(
+            out, asked, cache, transport.value, lambda study: Display(study, quiet=quiet), say, ["fedsecure", *sys.argv[1:]]
+        )
+    except (Interrupted, KeyboardInterrupt):
+        typer.echo(f"interrupted; `fedsecure simulate --resume --out {out}` goes on from here", err=True)
+        raise typer.Exit(130) from None
+    _say_results(results, out)
+
+
+def _say_results(results: object, out: Path) -> None:
+    from fedsecure.cli.show import summary
+    from fedsecure.report.results import Results
+
+    assert isinstance(results, Results)
+    typer.echo(summary(results))
+    typer.echo(f"report:  {out / 'report.html'}")
+    typer.echo(f"results: {out / 'results.json'}")
+
+
+def _folder(out: Path | None, name: str, resume: bool) -> Path:
+    """runs/NAME-1, runs/NAME-2, ...: the next free one, or the newest to go on with. No run is ever overwritten."""
+    if out is not None:
+        return out
+    number = 1
+    while Path(f"runs/{name}-{number}").exists():
+        number += 1
+    return Path(f"runs/{name}-{number - 1 if resume and number > 1 else number}")

@@ -1,0 +1,218 @@
+"""THE way out of a node. Every byte that leaves passes one of three methods, and there is no fourth:
+
+    release   anything computed from volumes: weight updates, features, metrics
+    control   a closed set of messages without a float, an array or free text
+    publish   the coordinator's models, signed, and the banks it relays unread
+
+The gate builds what leaves from nothing: it takes un-noised arrays of a closed schema and never an object to be
+cleaned. Only this module seals (an import contract says so), receivers drop what is not sealed, and the sealing key is
+given to nobody else.
+
+Order of a release: check, account, seal, log and queue in one transaction, send. A crash wastes the message, it never
+sends twice what was not stored once. Clipping, noise and masking join between "check" and "seal"; until they are here
+every release is accounted as non-private, that is, as infinite epsilon.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple, Protocol
+
+import numpy as np
+
+from fedsecure.config import Study
+from fedsecure.errors import GateRefused
+from fedsecure.packing import pack_bank, pack_vector
+from fedsecure.progress import Observe, Refused, Sent
+from fedsecure.types import Accounted, Bank, Flow, Released, Schema, Update
+from keys.identity import Identity, PublicIdentity
+from protocols.messages import FeatureBank, Kind, Message, MetricReport, RoundOpen, WeightUpdate, kind_of
+from protocols.seal import Sealer
+
+NON_PRIVATE: Final = "non-private"  # dp_accounting's NonPrivateDpEvent: epsilon is infinite
+FREE: Final = "none"  # control and publish: computed from no volume of this node
+REPEAT: Final = "repeat"  # bytes that were logged before, sent again
+SIZE_LIMIT: Final = 1 << 30  # no frame is larger; receivers set their own, tighter limit
+
+
+class SentRow(NamedTuple):
+    """One frame that was handed to the transport. `event` is the privacy accountant's name of what it cost."""
+
+    kind: str
+    flow: str
+    event: str
+    stage: int
+    round: int
+    peer: str
+    bytes: int
+    digest: bytes
+
+
+class Journal(Protocol):
+    """The durable record the gate writes before it sends."""
+
+    def log_and_queue(self, row: SentRow, frame: bytes) -> None: ...
+    def log(self, row: SentRow) -> None: ...
+    def queued(self, stage: int, round_: int) -> list[tuple[str, bytes]]: ...
+    def released_bytes(self) -> int: ...
+
+
+class RoundContext(NamedTuple):
+    """What a release belongs to. `schema` and `model_digest` are of the model that the round began with."""
+
+    stage: int
+    round: int
+    schema: Schema
+    model_digest: bytes
+
+
+class Gate:
+    """The one exit of a node. Holds the only sealer and the only way to the transport."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        name: str,
+        study: Study,
+        boot: int,
+        readers: Mapping[str, PublicIdentity],
+        coordinator: str,
+        journal: Journal,
+        send: Callable[[str, bytes], None],
+        observe: Observe,
+        maximum_upload: int | None = None,
+    ) -> None:
+        """`readers`: the other sites, who may open feature banks. `send(peer, frame)` hands over to the transport."""
+        self._sealer = Sealer(identity, name, study.digest(), boot)
+        self._study = study
+        self._readers = dict(readers)
+        self._coordinator = coordinator
+        self._journal = journal
+        self._send = send
+        self._observe = observe
+        self._maximum_upload = maximum_upload
+
+    # --- the three ways out ---
+
+    def release(self, update: Update, context: RoundContext) -> None:
+        """Let one update of a site out, once. A repeated call sends the stored bytes.
+
+        Raises GateRefused, before anything is sealed, for arrays outside the round's schema, for values that are not
+        finite and beyond the site's cap.
+        """
+        stored = dict(self._journal.queued(context.stage, context.round))
+        if update.flow in stored:
+            self._repeat(context.stage, context.round, update.flow, stored[update.flow])
+            return
+        try:
+            self._check(update, context)
+            released = self._seal(self._account(update), context)
+            self._check_cap(len(released.frame))
+        except GateRefused as refusal:
+            self._observe(Refused(stage=context.stage, round=context.round, rule=str(refusal), peer="gate"))
+            raise
+        row = self._row(released.kind, update.flow, NON_PRIVATE, context.stage, context.round, released.frame)
+        self._journal.log_and_queue(row, released.frame)
+        self._hand_over(row, released.frame)
+
+    def repeat(self, stage: int, round_: int) -> None:
+        """Send the stored frames of a round again: the same bytes."""
+        for flow, frame in self._journal.queued(stage, round_):
+            self._repeat(stage, round_, flow, frame)
+
+    def control(self, recipient: str, message: Message, stage: int, round_: int) -> None:
+        """Send one of the closed control messages. Raises GateRefused for a message of any other kind."""
+        self._plain(Kind.CONTROL, recipient, message, stage, round_)
+
+    def publish(self, recipient: str, message: Message, stage: int, round_: int) -> None:
+        """Send the coordinator's model, or a bank it relays. Raises GateRefused for a message of any other kind."""
+        self._plain(Kind.PUBLISH, recipient, message, stage, round_)
+
+    # --- steps of a release ---
+
+    def _check(self, update: Update, context: RoundContext) -> None:
+        """Closed schema per flow: names, dtypes, shapes and finite values, all of them or nothing."""
+        arrays = update.arrays
+        match update.flow:
+            case Flow.WEIGHTS:
+                shapes = {spec.name: spec.shape for spec in context.schema}
+                if {name: tuple(array.shape) for name, array in arrays.items()} != shapes:
+                    raise GateRefused("weights: names or shapes are not the model's")
+                floats = list(arrays)
+            case Flow.FEATURES:
+                self._check_bank(arrays)
+                floats = ["features"]
+            case Flow.METRICS:
+                limit = max(1, len(self._study.data.structures))
+                if not self._study.release_metrics:
+                    raise GateRefused("metrics: the study does not let metrics out (release_metrics)")
+                if len(arrays) != 1 or any(array.ndim != 1 or array.size > limit for array in arrays.values()):
+                    raise GateRefused("metrics: more values than structures")
+                floats = list(arrays)
+        for name in floats:
+            if arrays[name].dtype != np.float32 or not np.isfinite(arrays[name]).all():
+                raise GateRefused(f"{update.flow}: values that are not finite float32")
+
+    def _check_bank(self, arrays: Mapping[str, np.ndarray]) -> None:
+        if set(arrays) != {"features", "partitions"}:
+            raise GateRefused("features: a bank is features and partitions, nothing else")
+        features, partitions = arrays["features"], arrays["partitions"]
+        settings = self._study.pretrain
+        if features.ndim != 2 or features.shape[1] != self._study.model.features or len(features) > settings.bank:
+            raise GateRefused("features: shape is not the study's")
+        if partitions.dtype != np.uint8 or partitions.shape != features.shape[:1]:
+            raise GateRefused("features: partitions do not fit the features")
+        if (partitions >= settings.partitions).any():
+            raise GateRefused("features: a partition outside the study's")
+
+    def _account(self, update: Update) -> Accounted:
+        return Accounted(update, NON_PRIVATE)
+
+    def _seal(self, accounted: Accounted, context: RoundContext) -> Released:
+        arrays, flow = accounted.update.arrays, accounted.update.flow
+        stage, round_ = context.stage, context.round
+        message: Message
+        match flow:
+            case Flow.WEIGHTS:
+                message = WeightUpdate(stage, round_, context.model_digest, pack_vector(arrays))
+            case Flow.FEATURES:
+                bank = pack_bank(Bank(arrays["features"], arrays["partitions"]))
+                message = FeatureBank(stage, round_, self._sealer.box(self._readers, bank, stage, round_))
+            case Flow.METRICS:
+                message = MetricReport(stage, round_, pack_vector(arrays))
+        return Released(self._sealer.seal(self._coordinator, message), kind_of(message), flow, stage, round_)
+
+    def _check_cap(self, size: int) -> None:
+        if size > SIZE_LIMIT:
+            raise GateRefused("a frame over the size limit")
+        if self._maximum_upload is not None and self._journal.released_bytes() + size > self._maximum_upload:
+            raise GateRefused("the site's cap on uploads (maximum_upload) would be passed")
+
+    # --- sending ---
+
+    def _plain(self, kind: Kind, recipient: str, message: Message, stage: int, round_: int) -> None:
+        if kind_of(message) is not kind:
+            raise GateRefused(f"{type(message).__name__} is not a {kind} message")
+        frame = self._sealer.seal(recipient, message)
+        flow = "weights" if isinstance(message, RoundOpen) else type(message).__name__
+        row = self._row(kind, flow, FREE, stage, round_, frame, recipient)
+        self._journal.log(row)
+        self._hand_over(row, frame)
+
+    def _repeat(self, stage: int, round_: int, flow: str, frame: bytes) -> None:
+        row = self._row(Kind.RELEASE, flow, REPEAT, stage, round_, frame)
+        self._journal.log(row)
+        self._hand_over(row, frame)
+
+    def _row(
+        self, kind: str, flow: str, event: str, stage: int, round_: int, frame: bytes, peer: str | None = None
+    ) -> SentRow:
+        to = self._coordinator if peer is None else peer
+        return SentRow(str(kind), str(flow), event, stage, round_, to, len(frame), hashlib.sha256(frame).digest())
+
+    def _hand_over(self, row: SentRow, frame: bytes) -> None:
+        self._send(row.peer, frame)
+        self._observe(
+            Sent(stage=row.stage, round=row.round, kind=row.kind, flow=row.flow, size=row.bytes, peer=row.peer)
+        )

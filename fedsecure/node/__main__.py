@@ -1,0 +1,36 @@
+"""`python -m fedsecure.node ROLE FOLDER`: one node's process, or a node's training process. Users start `fedsecure`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+
+def main(arguments: list[str]) -> int:
+    match arguments:
+        case ["worker", folder, descriptor]:
+            # Before numpy and torch are loaded: a site computes on its study's threads, never on all cores.
+            os.environ.setdefault("OMP_NUM_THREADS", "1")
+            os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+            from fedsecure.node.trainer import serve
+
+            serve(Path(folder), int(descriptor))
+            return 0
+        case ["site", folder]:
+            from fedsecure.node.wiring import explain, run_site
+
+            stop = run_site(Path(folder))
+        case ["coordinator", folder, endpoint]:
+            from fedsecure.node.wiring import explain, run_coordinator
+
+            stop = run_coordinator(Path(folder), endpoint)
+        case _:
+            sys.stderr.write("usage: python -m fedsecure.node site FOLDER | coordinator FOLDER ENDPOINT\n")
+            return 2
+    explain(Path(folder), stop)
+    return 0 if stop.reason in ("finished", "interrupted") else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

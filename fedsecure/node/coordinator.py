@@ -1,0 +1,248 @@
+"""The coordinator's machine. Rules:
+
+1. Everything that changes its state is in this file; it knows no socket, file, clock or tensor.
+2. JOINING -> PREPARING -> OPEN -> AGGREGATING -> OPEN ... -> CLOSED, stage by stage as `plan.schedule` says.
+3. A site is done with a round when every flow the stage owes has arrived and the site said RoundDone.
+4. A round closes when all sites of the cohort are done, or at its deadline with at least `minimum_sites`.
+5. The first copy of an update counts. Later ones are the site's stored bytes again, or an attempt; both change nothing.
+6. A restart begins from the last persisted state; updates that were kept are not asked for again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Final
+
+from fedsecure.config import Study
+from fedsecure.node.events import (
+    Aggregate,
+    Aggregated,
+    CloseStudy,
+    Effect,
+    Event,
+    FrameIn,
+    KeepIncoming,
+    OpenRound,
+    Persist,
+    Prepare,
+    Prepared,
+    Refuse,
+    Restarted,
+    RoundOver,
+    Stop,
+    Tick,
+    TrainFailed,
+    Veto,
+)
+from fedsecure.plan import StageKind, schedule
+from fedsecure.types import Flow
+from protocols.messages import FeatureBank, Hello, Leave, MetricReport, RoundDone, WeightUpdate
+
+RESEND_AFTER_S: Final = 20.0  # a site that still has not begun the round by then is sent it again
+
+
+class Phase(StrEnum):
+    JOINING = "joining"
+    PREPARING = "preparing"
+    OPEN = "open"
+    AGGREGATING = "aggregating"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorState:
+    """`cohort` shrinks when a site leaves. `received`, `finished` and `banks` are of the current round.
+
+    `shared`: sites whose banks of the round before are relayed with this round.
+    `sent`: site -> (boot of the site, time) of the last OpenRound; forgotten in a restart, so it is sent again.
+    """
+
+    cohort: tuple[str, ...]
+    phase: Phase = Phase.JOINING
+    stage: int = 0
+    round: int = 0
+    model_digest: bytes = b""
+    joined: frozenset[str] = frozenset()
+    received: frozenset[tuple[str, Flow]] = frozenset()
+    finished: frozenset[str] = frozenset()
+    shared: tuple[str, ...] = ()
+    sent: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    now: float = 0.0
+    deadline: float | None = None
+
+
+Outcome = tuple[CoordinatorState, tuple[Effect, ...]]
+Release = WeightUpdate | FeatureBank | MetricReport
+
+
+def begin(study: Study) -> CoordinatorState:
+    """The state before anything happened."""
+    return CoordinatorState(cohort=tuple(sorted(member.name for member in study.sites)))
+
+
+def owed(study: Study, stage: int, round_: int) -> frozenset[Flow]:
+    """The flows that every site releases in a round; nothing else is accepted in it."""
+    plan = schedule(study)[stage]
+    if round_ == plan.rounds:
+        return frozenset({Flow.METRICS}) if study.release_metrics else frozenset()
+    exchanges = plan.kind is StageKind.PRETRAIN and study.framework == "fcl" and study.pretrain.exchange == "vectors"
+    return frozenset({Flow.WEIGHTS, Flow.FEATURES} if exchanges else {Flow.WEIGHTS})
+
+
+def step(study: Study, state: CoordinatorState, event: Event) -> Outcome:
+    """One event in, the next state and what to do about it out. Total over all phases and events; raises nothing."""
+    if state.phase is Phase.CLOSED:
+        return state, ()
+    match event:
+        case Restarted():
+            return _restarted(replace(state, joined=frozenset(), sent={}, now=0.0, deadline=None))
+        case Tick(now):
+            return _tick(study, replace(state, now=now))
+        case Veto():
+            return _abort(state, "vetoed", "")
+        case TrainFailed(reason):
+            return _abort(state, "failed", reason)
+        case Prepared(stage, model_digest) if state.phase is Phase.PREPARING and stage == state.stage:
+            return _open(study, replace(state, round=0, model_digest=model_digest, shared=()))
+        case Aggregated(stage, round_, model_digest) if _aggregating(state, stage, round_):
+            return _open(study, replace(state, round=round_ + 1, model_digest=model_digest, shared=_shared(study, state)))
+        case FrameIn(sender, message):
+            return _frame(study, state, sender, message)
+        case _:
+            return state, ()
+
+
+def _aggregating(state: CoordinatorState, stage: int, round_: int) -> bool:
+    return state.phase is Phase.AGGREGATING and (stage, round_) == (state.stage, state.round)
+
+
+def _shared(study: Study, state: CoordinatorState) -> tuple[str, ...]:
+    """Whose banks go out with the next round; none with the evaluation round, which trains nothing."""
+    if state.round + 1 == schedule(study)[state.stage].rounds:
+        return ()
+    return tuple(sorted(site for site, flow in state.received if flow is Flow.FEATURES))
+
+
+def _restarted(state: CoordinatorState) -> Outcome:
+    if state.phase is Phase.PREPARING:
+        return state, (Prepare(state.stage),)
+    if state.phase is Phase.AGGREGATING:
+        return state, (Aggregate(state.stage, state.round, tuple(sorted(state.finished))),)
+    return state, ()
+
+
+def _tick(study: Study, state: CoordinatorState) -> Outcome:
+    if state.phase is not Phase.OPEN or study.round_deadline_s is None:
+        return state, ()
+    if state.deadline is None:  # first tick since the round opened, or since a restart
+        return replace(state, deadline=state.now + study.round_deadline_s), ()
+    if state.now < state.deadline:
+        return state, ()
+    if len(state.finished) < study.minimum_sites:
+        return _abort(state, "aborted", "the round's deadline passed with fewer sites than minimum_sites")
+    return _close_round(study, state)
+
+
+def _frame(study: Study, state: CoordinatorState, sender: str, message: object) -> Outcome:
+    if sender not in state.cohort:
+        return state, (Refuse(sender, "has left the study or never was in its cohort"),)
+    match message:
+        case Hello():
+            return _hello(study, state, sender, message)
+        case WeightUpdate() | FeatureBank() | MetricReport():
+            return _release(study, state, sender, message)
+        case RoundDone(stage, round_):
+            return _round_done(study, state, sender, (stage, round_))
+        case Leave():
+            return _leave(study, state, sender)
+        case _:
+            return state, (Refuse(sender, "a coordinator takes Hello, releases, RoundDone and Leave only"),)
+
+
+def _hello(study: Study, state: CoordinatorState, sender: str, hello: Hello) -> Outcome:
+    state = replace(state, joined=state.joined | {sender})
+    if state.phase is Phase.JOINING:
+        if state.joined != set(state.cohort):
+            return state, ()
+        return replace(state, phase=Phase.PREPARING), (Persist(), Prepare(0))
+    if state.phase is not Phase.OPEN or sender in state.finished:
+        return state, ()
+    working = (hello.stage, hello.round) == (state.stage, state.round) and not hello.done
+    boot, at = state.sent.get(sender, (-1, 0.0))
+    if working or (boot == hello.boot and state.now - at < RESEND_AFTER_S):
+        return state, ()
+    return _open_for(state, sender, hello.boot)
+
+
+def _open_for(state: CoordinatorState, site: str, boot: int) -> Outcome:
+    banks = tuple(other for other in state.shared if other != site)
+    sent = {**state.sent, site: (boot, state.now)}
+    return replace(state, sent=sent), (OpenRound(site, state.stage, state.round, banks),)
+
+
+def _release(study: Study, state: CoordinatorState, sender: str, message: Release) -> Outcome:
+    flow = {WeightUpdate: Flow.WEIGHTS, FeatureBank: Flow.FEATURES, MetricReport: Flow.METRICS}[type(message)]
+    of, current = (message.stage, message.round), (state.stage, state.round)
+    if of < current or (of == current and (state.phase is not Phase.OPEN or (sender, flow) in state.received)):
+        return state, ()  # late or repeated, harmless
+    if of > current:
+        return state, (Refuse(sender, "release for a round that is not open"),)
+    if flow not in owed(study, *current):
+        return state, (Refuse(sender, "release of a flow that this round does not take"),)
+    if isinstance(message, WeightUpdate) and message.model_digest != state.model_digest:
+        return state, (Refuse(sender, "update was trained from another model than the round's"),)
+    return replace(state, received=state.received | {(sender, flow)}), (KeepIncoming(sender, message), Persist())
+
+
+def _round_done(study: Study, state: CoordinatorState, sender: str, of: tuple[int, int]) -> Outcome:
+    if state.phase is not Phase.OPEN or of != (state.stage, state.round) or sender in state.finished:
+        return state, ()
+    if {flow for site, flow in state.received if site == sender} != owed(study, *of):
+        return state, (Refuse(sender, "said it was done without the releases it owes"),)
+    state = replace(state, finished=state.finished | {sender})
+    if state.finished != set(state.cohort):
+        return state, (Persist(),)
+    return _close_round(study, state)
+
+
+def _leave(study: Study, state: CoordinatorState, sender: str) -> Outcome:
+    cohort = tuple(site for site in state.cohort if site != sender)
+    state = replace(state, cohort=cohort, finished=state.finished - {sender}, joined=state.joined - {sender})
+    if len(cohort) < max(1, study.minimum_sites):
+        return _abort(state, "aborted", "fewer sites are left than minimum_sites")
+    if state.phase is Phase.OPEN and state.finished == set(cohort):
+        return _close_round(study, state)
+    if state.phase is Phase.JOINING and state.joined == set(cohort):
+        return replace(state, phase=Phase.PREPARING), (Persist(), Prepare(0))
+    return state, (Persist(),)
+
+
+def _open(study: Study, state: CoordinatorState) -> Outcome:
+    """Open the state's round to every site that is here; the others get it with their next Hello."""
+    state = replace(
+        state, phase=Phase.OPEN, received=frozenset(), finished=frozenset(), deadline=None,
+    )  # fmt: skip
+    effects: list[Effect] = [Persist()]
+    for site in sorted(state.joined & set(state.cohort)):
+        boot, _ = state.sent.get(site, (-1, 0.0))
+        state, opened = _open_for(state, site, boot)
+        effects += opened
+    return state, tuple(effects)
+
+
+def _close_round(study: Study, state: CoordinatorState) -> Outcome:
+    over = RoundOver(state.stage, state.round, len(state.finished))
+    stages = schedule(study)
+    if state.round < stages[state.stage].rounds:
+        aggregate = Aggregate(state.stage, state.round, tuple(sorted(state.finished)))
+        return replace(state, phase=Phase.AGGREGATING), (Persist(), over, aggregate)
+    if state.stage + 1 < len(stages):
+        following = replace(state, phase=Phase.PREPARING, stage=state.stage + 1, round=0)
+        return following, (Persist(), over, Prepare(following.stage))
+    return replace(state, phase=Phase.CLOSED), (Persist(), over, CloseStudy(state.cohort, True), Stop("finished"))
+
+
+def _abort(state: CoordinatorState, reason: str, detail: str) -> Outcome:
+    return replace(state, phase=Phase.CLOSED), (CloseStudy(state.cohort, False), Stop(reason, detail))

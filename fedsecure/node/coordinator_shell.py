@@ -1,0 +1,154 @@
+"""Runs the coordinator machine's effects: keep updates, average them, publish models, relay what it cannot read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from fedsecure.learning.fedavg import average
+from fedsecure.node.coordinator import CoordinatorState, Phase, begin, step
+from fedsecure.node.events import (
+    Aggregate,
+    Aggregated,
+    CloseStudy,
+    Effect,
+    Event,
+    KeepIncoming,
+    OpenRound,
+    Persist,
+    Prepare,
+    Prepared,
+    TrainFailed,
+)
+from fedsecure.node.shell import Shell
+from fedsecure.node.trainer import Answer, PreparedModel, PrepareOrder
+from fedsecure.node.workbench import MODEL
+from fedsecure.packing import Malformed, digest, pack_model, schema, unpack_model, unpack_vector
+from fedsecure.plan import StageKind, schedule
+from protocols.codec import decode, encode
+from protocols.messages import (
+    BankRef,
+    BankRelay,
+    FeatureBank,
+    MetricReport,
+    RoundOpen,
+    SealedBox,
+    StudyClosed,
+    WeightUpdate,
+)
+from protocols.transport.base import ServerTransport
+
+
+class CoordinatorShell(Shell):
+    """The coordinator. It sees weight updates, relays sealed banks, and trains nothing."""
+
+    def __init__(self, *parts: Any, transport: ServerTransport, **named: Any) -> None:
+        super().__init__(*parts, **named)
+        self._transport = transport
+        saved = self._store.get("coordinator")
+        self._state = msgspec.json.decode(saved, type=CoordinatorState) if saved else begin(self._study)
+        self._weights = {member.name: member.weight for member in self._study.sites}
+
+    def close(self) -> None:
+        super().close()
+        self._transport.close()
+
+    def _receive(self, timeout: float) -> list[bytes]:
+        return [frame for _, frame in self._transport.poll(timeout)]
+
+    def _step(self, event: Event) -> tuple[Effect, ...]:
+        before = (self._state.phase, self._state.stage, self._state.round)
+        self._state, effects = step(self._study, self._state, event)
+        opened = self._state.phase is Phase.OPEN and before != (Phase.OPEN, *self._position())
+        if opened:
+            self._round_starts(*self._position())
+        return effects
+
+    def _position(self) -> tuple[int, int]:
+        return self._state.stage, self._state.round
+
+    def _finished_work(self, answer: Answer) -> None:
+        if isinstance(answer, PreparedModel):
+            model = self._store.read("models/prepared.safetensors")
+            self._store.write(_model(answer.stage, 0), model)
+            self._events.append(Prepared(answer.stage, digest(model)))
+
+    def _run(self, effect: Effect) -> None:
+        match effect:
+            case KeepIncoming(sender, message):
+                self._keep(sender, message)
+            case Prepare(stage):
+                self._prepare(stage)
+            case Aggregate(stage, round_, sites):
+                self._aggregate(stage, round_, sites)
+            case OpenRound(site, stage, round_, banks):
+                self._open_round(site, stage, round_, banks)
+            case CloseStudy(sites, finished):
+                for site in sites:
+                    self._gate.control(site, StudyClosed("finished" if finished else "aborted"), *self._position())
+            case Persist():
+                self._save(coordinator=msgspec.json.encode(self._state))
+            case _:
+                raise RuntimeError(f"not an effect of a coordinator: {type(effect).__name__}")
+
+    def _keep(self, sender: str, message: object) -> None:
+        match message:
+            case WeightUpdate(stage=stage, round=round_, vector=vector):
+                self._store.write(_update(stage, round_, sender), vector)
+            case FeatureBank(stage=stage, round=round_, box=box):
+                self._store.write(_bank(stage, round_, sender), encode(box))
+            case MetricReport(stage=stage, round=round_, values=values):
+                self._store.write(f"metrics/{stage}-{round_}/{sender}.f32", values)
+
+    def _prepare(self, stage: int) -> None:
+        """The stage after pre-training begins from its encoder: keep that first."""
+        stages = schedule(self._study)
+        from_last = stage > 0 and stages[stage - 1].kind is StageKind.PRETRAIN
+        if from_last:
+            self._store.write(MODEL, self._store.read(_model(stage - 1, stages[stage - 1].rounds)))
+        self._trainer.order(PrepareOrder(stage, from_last))
+
+    def _aggregate(self, stage: int, round_: int, sites: tuple[str, ...]) -> None:
+        model = unpack_model(self._store.read(_model(stage, round_)))
+        specs = schema(model)
+        deltas = []
+        for site in sites:
+            try:
+                delta = unpack_vector(self._store.read(_update(stage, round_, site)), specs)
+            except Malformed as error:
+                self._refused(site, f"weight update: {error}")
+                continue
+            deltas.append((site, self._weights[site], delta))
+        if not deltas:
+            self._events.append(TrainFailed("no site sent a usable update in this round"))
+            return
+        raw = pack_model(average(model, deltas))
+        self._store.write(_model(stage, round_ + 1), raw)
+        self._store.forget(f"models/{stage}-*.safetensors", keep=(_model(stage, round_ + 1),))
+        self._store.forget(f"updates/{stage}-{round_}/*")
+        self._store.forget(f"banks/{stage}-{round_ - 1}/*")
+        self._events.append(Aggregated(stage, round_, digest(raw)))
+
+    def _open_round(self, site: str, stage: int, round_: int, banks: tuple[str, ...]) -> None:
+        model = self._store.read(_model(stage, round_))
+        boxes = {other: self._store.read(_bank(stage, round_ - 1, other)) for other in banks}
+        refs = tuple(BankRef(other, digest(raw)) for other, raw in boxes.items())
+        self._gate.publish(site, RoundOpen(stage, round_, digest(model), refs, model), stage, round_)
+        for other, raw in boxes.items():
+            box = decode(SealedBox, raw, other)
+            self._gate.publish(site, BankRelay(stage, round_, other, box), stage, round_)
+
+
+def _model(stage: int, round_: int) -> str:
+    return f"models/{stage}-{round_}.safetensors"
+
+
+def _update(stage: int, round_: int, site: str) -> str:
+    return f"updates/{stage}-{round_}/{site}.f32"
+
+
+def _bank(stage: int, round_: int, site: str) -> str:
+    return f"banks/{stage}-{round_}/{site}.box"
+
+

@@ -1,0 +1,168 @@
+"""The thin shell round a machine: it opens frames, runs effects, and decides nothing.
+
+`pump` does one turn: what came in becomes events, events go through the machine, effects are run. A node's process
+pumps in a loop; a federation in one process pumps its nodes in turn.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from fedsecure.config import Study
+from fedsecure.egress import Gate
+from fedsecure.errors import GateRefused
+from fedsecure.node.events import Effect, Event, FrameIn, Refuse, Restarted, RoundOver, Stop, Tick, TrainFailed, Veto
+from fedsecure.node.store import Store
+from fedsecure.node.trainer import Answer, Broke, Told, Trainer
+from fedsecure.plan import schedule
+from fedsecure.progress import Observe, Refused, RoundEnded, RoundStarted, Stopped
+from keys.identity import Identity
+from keys.roster import Roster
+from protocols.envelope import ReplayGuard, open_frame
+from protocols.errors import ProtocolError
+
+FRAME_LIMIT: Final = 1 << 30  # bytes; wiring sets the transport's own, tighter one
+
+
+class Shell(ABC):
+    """What both nodes share. A subclass owns the machine's state and knows its effects."""
+
+    def __init__(
+        self,
+        name: str,
+        study: Study,
+        identity: Identity,
+        roster: Roster,
+        store: Store,
+        gate: Gate,
+        trainer: Trainer,
+        observe: Observe,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = name
+        self.outcome: Stop | None = None
+        self._study = study
+        self._identity = identity
+        self._roster = roster
+        self._store = store
+        self._gate = gate
+        self._trainer = trainer
+        self._observe = observe
+        self._clock = clock
+        self._events: deque[Event] = deque([Restarted()])
+        self._round_began = clock()
+        last_seen = store.get("replay")
+        self._replay = ReplayGuard(msgspec.json.decode(last_seen, type=dict[str, int]) if last_seen else {})
+
+    # --- one turn ---
+
+    def pump(self, timeout: float) -> bool:
+        """One turn of the loop, waiting at most `timeout` seconds for a frame. False when the node has stopped."""
+        for frame in self._receive(timeout):
+            self._open(frame)
+        for answer in self._trainer.poll():
+            self._answer(answer)
+        self._events.append(Tick(self._clock()))
+        while self._events and self.outcome is None:
+            for effect in self._step(self._events.popleft()):
+                if not self._perform(effect):
+                    break  # what follows in this step rests on the effect that was refused
+        return self.outcome is None
+
+    def veto(self) -> None:
+        """The operator said stop: takes effect with the next turn, whatever the trainer is doing."""
+        self._events.appendleft(Veto())
+
+    def close(self) -> None:
+        self._trainer.close()
+        self._store.close()
+
+    @abstractmethod
+    def _receive(self, timeout: float) -> list[bytes]:
+        """Frames that came in, in order."""
+
+    @abstractmethod
+    def _step(self, event: Event) -> tuple[Effect, ...]:
+        """Put one event through the machine and keep its new state."""
+
+    @abstractmethod
+    def _run(self, effect: Effect) -> None:
+        """Run an effect of this kind of node."""
+
+    @abstractmethod
+    def _position(self) -> tuple[int, int]:
+        """(stage, round) for what is told to the operator."""
+
+    # --- shared parts ---
+
+    def _open(self, frame: bytes) -> None:
+        try:
+            opened = open_frame(frame, self.name, self._study.digest(), self._roster, self._replay, FRAME_LIMIT)
+        except ProtocolError as error:
+            self._refused(error.peer or "unknown", error.rule)
+            return
+        self._events.append(FrameIn(opened.sender, opened.message))
+
+    def _answer(self, answer: Answer) -> None:
+        match answer:
+            case Told(event):
+                self._observe(event)
+            case Broke(reason):
+                self._events.append(TrainFailed(reason))
+            case _:
+                self._finished_work(answer)
+
+    @abstractmethod
+    def _finished_work(self, answer: Answer) -> None:
+        """Turn the trainer's answer into an event."""
+
+    def _perform(self, effect: Effect) -> bool:
+        match effect:
+            case Refuse(peer, rule):
+                self._refused(peer, rule)
+            case RoundOver(stage, round_, sites):
+                seconds = self._clock() - self._round_began
+                self._observe(RoundEnded(stage=stage, round=round_, seconds=seconds, sites=sites))
+            case Stop(reason):
+                stage, round_ = self._position()
+                self.outcome = effect
+                self._observe(Stopped(stage=stage, round=round_, reason=reason))
+            case _:
+                try:
+                    self._run(effect)
+                except GateRefused as refusal:
+                    self._events.appendleft(TrainFailed(f"the gate refused a release: {refusal}"))
+                    return False
+        return True
+
+    def _refused(self, peer: str, rule: str) -> None:
+        stage, round_ = self._position()
+        self._observe(Refused(stage=stage, round=round_, rule=rule, peer=peer))
+
+    def _round_starts(self, stage: int, round_: int) -> None:
+        self._round_began = self._clock()
+        plan = schedule(self._study)[stage]
+        self._observe(RoundStarted(stage=stage, round=round_, name=plan.name, rounds=plan.rounds))
+
+    def _save(self, **values: bytes) -> None:
+        """State and replay high-water in one transaction."""
+        self._store.put(replay=msgspec.json.encode(self._replay.export()), **values)
+
+
+def run(shell: Shell, should_stop: Callable[[], bool], turn_s: float = 0.05) -> Stop:
+    """Pump until the node stops. `should_stop` is asked every turn (signals set it); then the node is just closed:
+    an interrupted run begins again where its store stands."""
+    try:
+        while shell.pump(turn_s):
+            if should_stop():
+                return Stop("interrupted")
+    finally:
+        shell.close()
+    assert shell.outcome is not None
+    return shell.outcome

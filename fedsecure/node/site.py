@@ -1,0 +1,162 @@
+"""The site's machine. Rules:
+
+1. Everything that changes a site's state is in this file; it knows no socket, file, clock or tensor.
+2. A round goes WAITING -> GATHERING -> TRAINING -> WAITING. The coordinator opens rounds; a later one replaces an
+   earlier one that is still running, an earlier one is never gone back to.
+3. A round that was done is answered by the stored bytes, never by computing or sealing again.
+4. What does not fit the table is refused and changes nothing.
+5. A kill loses the running round only: it is opened and trained again, to the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Final
+
+from fedsecure.config import Study
+from fedsecure.node.events import (
+    CancelTraining,
+    Effect,
+    Event,
+    FrameIn,
+    KeepIncoming,
+    Persist,
+    Refuse,
+    Release,
+    Resend,
+    Restarted,
+    RoundOver,
+    SayHello,
+    SayLeave,
+    Stop,
+    Tick,
+    Train,
+    TrainDone,
+    TrainFailed,
+    Veto,
+)
+from fedsecure.packing import digest
+from fedsecure.plan import schedule
+from protocols.codec import encode
+from protocols.messages import BankRelay, RoundOpen, StudyClosed
+
+HELLO_EVERY_S: Final = 2.0
+NEVER: Final = (-1, -1)
+
+
+class Phase(StrEnum):
+    WAITING = "waiting"  # for the coordinator to open a round
+    GATHERING = "gathering"  # model is here, sealed banks of other sites are not all here
+    TRAINING = "training"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class SiteState:
+    """`done`: last (stage, round) whose release is on disk. The rest describes the round in work and dies in a kill."""
+
+    done: tuple[int, int] = NEVER
+    phase: Phase = Phase.WAITING
+    current: tuple[int, int] = NEVER
+    missing: Mapping[str, bytes] = field(default_factory=dict)  # site -> digest of the sealed bank still to come
+    banks: tuple[str, ...] = ()
+    next_hello: float = 0.0
+
+
+Outcome = tuple[SiteState, tuple[Effect, ...]]
+
+
+def step(study: Study, coordinator: str, state: SiteState, event: Event) -> Outcome:
+    """One event in, the next state and what to do about it out. Total over all phases and events; raises nothing."""
+    if state.phase is Phase.CLOSED:
+        return state, ()
+    match event:
+        case Restarted():
+            return SiteState(done=state.done), ()
+        case Tick(now):
+            return _tick(state, now)
+        case Veto():
+            return _close(state, SayLeave("vetoed"), Stop("vetoed"))
+        case TrainFailed(reason):
+            return _close(state, SayLeave("failed"), Stop("failed", reason))
+        case TrainDone(stage, round_):
+            return _trained(state, (stage, round_))
+        case FrameIn(sender, message) if sender == coordinator:
+            return _frame(study, state, sender, message)
+        case FrameIn(sender, _):
+            return state, (Refuse(sender, "only the coordinator talks to a site"),)
+        case _:
+            return state, ()
+
+
+def _tick(state: SiteState, now: float) -> Outcome:
+    if now < state.next_hello:
+        return state, ()
+    waiting = state.phase is Phase.WAITING
+    stage, round_ = state.done if waiting else state.current
+    done = waiting and state.done != NEVER
+    return replace(state, next_hello=now + HELLO_EVERY_S), (SayHello(stage, round_, done),)
+
+
+def _frame(study: Study, state: SiteState, sender: str, message: object) -> Outcome:
+    match message:
+        case RoundOpen():
+            return _open(study, state, sender, message)
+        case BankRelay():
+            return _bank(state, sender, message)
+        case StudyClosed(reason):
+            return _close(state, Stop("finished" if reason == "finished" else "aborted"))
+        case _:
+            return state, (Refuse(sender, "a site takes RoundOpen, BankRelay and StudyClosed only"),)
+
+
+def _open(study: Study, state: SiteState, sender: str, message: RoundOpen) -> Outcome:
+    asked = (message.stage, message.round)
+    stages = schedule(study)
+    if message.stage >= len(stages) or message.round > stages[message.stage].rounds:
+        return state, (Refuse(sender, "round is not in the study's schedule"),)
+    if asked == state.done:
+        return state, (Resend(*asked),)
+    if asked < state.done or (state.phase is not Phase.WAITING and asked <= state.current):
+        return state, ()  # late or repeated, harmless
+    others = {member.name for member in study.sites}
+    missing = {ref.site: ref.digest for ref in message.banks}
+    if not missing.keys() <= others:
+        return state, (Refuse(sender, "a bank is announced from outside the cohort"),)
+    cancel = (CancelTraining(),) if state.phase is Phase.TRAINING else ()
+    opened = replace(
+        state, phase=Phase.GATHERING, current=asked, missing=missing, banks=tuple(sorted(missing))
+    )
+    following, effects = _train_if_complete(opened)
+    return following, (*cancel, KeepIncoming(sender, message), *effects)
+
+
+def _bank(state: SiteState, sender: str, message: BankRelay) -> Outcome:
+    if state.phase is not Phase.GATHERING or message.site not in state.missing:
+        return state, ()  # late or repeated, harmless
+    if digest(encode(message.box)) != state.missing[message.site]:
+        return state, (Refuse(sender, "relayed another bank than it announced"),)
+    missing = {site: digest for site, digest in state.missing.items() if site != message.site}
+    following, effects = _train_if_complete(replace(state, missing=missing))
+    return following, (KeepIncoming(sender, message), *effects)
+
+
+def _train_if_complete(state: SiteState) -> Outcome:
+    if state.missing:
+        return state, ()
+    return replace(state, phase=Phase.TRAINING), (Train(*state.current, state.banks),)
+
+
+def _trained(state: SiteState, finished: tuple[int, int]) -> Outcome:
+    if state.phase is not Phase.TRAINING or finished != state.current:
+        return state, ()  # of a round that was replaced meanwhile
+    following = SiteState(done=finished, next_hello=state.next_hello)
+    # Released first, then remembered as done: a kill between the two re-sends stored bytes, it never seals anew.
+    return following, (Release(*finished), Persist(), RoundOver(*finished, 1))
+
+
+def _close(state: SiteState, *effects: Effect) -> Outcome:
+    cancel = (CancelTraining(),) if state.phase is Phase.TRAINING else ()
+    return replace(state, phase=Phase.CLOSED), (*cancel, *effects)

@@ -1,0 +1,138 @@
+"""Runs the site machine's effects: keep what came, open sealed banks, order training, hand updates to the gate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from fedsecure.egress import RoundContext
+from fedsecure.errors import GateRefused
+from fedsecure.node.events import (
+    CancelTraining,
+    Effect,
+    Event,
+    KeepIncoming,
+    Persist,
+    Release,
+    Resend,
+    SayHello,
+    SayLeave,
+    Train,
+    TrainDone,
+    TrainFailed,
+)
+from fedsecure.node.shell import Shell
+from fedsecure.node.site import SiteState, step
+from fedsecure.node.trainer import Answer, Trained, TrainOrder
+from fedsecure.node.workbench import MODEL
+from fedsecure.packing import Malformed, digest, schema, unpack_arrays, unpack_bank, unpack_model
+from fedsecure.progress import Refused
+from fedsecure.types import Flow, Update
+from protocols.envelope import open_box
+from protocols.errors import ProtocolError
+from protocols.messages import BankRelay, Hello, Leave, RoundDone, RoundOpen, SealedBox
+from protocols.transport.base import ClientTransport
+
+
+class SiteShell(Shell):
+    """A site. Its only peer is the coordinator; other sites reach it as boxes that only it can open."""
+
+    def __init__(self, *parts: Any, transport: ClientTransport, boot: int, **named: Any) -> None:
+        super().__init__(*parts, **named)
+        self._transport = transport
+        self._boot = boot
+        self._flows: tuple[str, ...] = ()
+        self._boxes: dict[str, SealedBox] = {}
+        self._model_digest = b""
+        saved = self._store.get("done")
+        self._state = SiteState(done=msgspec.json.decode(saved, type=tuple[int, int]) if saved else (-1, -1))
+
+    def close(self) -> None:
+        super().close()
+        self._transport.close()
+
+    def _receive(self, timeout: float) -> list[bytes]:
+        return self._transport.poll(timeout)
+
+    def _step(self, event: Event) -> tuple[Effect, ...]:
+        self._state, effects = step(self._study, self._roster.coordinator, self._state, event)
+        return effects
+
+    def _position(self) -> tuple[int, int]:
+        stage, round_ = max(self._state.current, self._state.done)
+        return max(stage, 0), max(round_, 0)
+
+    def _finished_work(self, answer: Answer) -> None:
+        if isinstance(answer, Trained):
+            self._flows = answer.flows
+            self._events.append(TrainDone(answer.stage, answer.round))
+
+    def _run(self, effect: Effect) -> None:
+        match effect:
+            case SayHello(stage, round_, done):
+                self._control(Hello(self._boot, stage, round_, done))
+            case SayLeave(reason):
+                self._control(Leave(reason))
+            case KeepIncoming(_, RoundOpen() as message):
+                self._keep_model(message)
+            case KeepIncoming(_, BankRelay(site=site, box=box)):
+                self._boxes[site] = box
+            case Train(stage, round_, banks):
+                self._train(stage, round_, banks)
+            case CancelTraining():
+                self._trainer.cancel()
+            case Release(stage, round_):
+                self._release(stage, round_)
+            case Resend(stage, round_):
+                self._gate.repeat(stage, round_)
+                self._control(RoundDone(stage, round_))
+            case Persist():
+                self._save(done=msgspec.json.encode(self._state.done))
+            case _:
+                raise RuntimeError(f"not an effect of a site: {type(effect).__name__}")
+
+    def _control(self, message: Hello | Leave | RoundDone) -> None:
+        self._gate.control(self._roster.coordinator, message, *self._position())
+
+    def _keep_model(self, message: RoundOpen) -> None:
+        self._boxes.clear()
+        if digest(message.model) != message.model_digest:
+            self._refused(self._roster.coordinator, "model is not the one its digest names")
+            self._events.append(TrainFailed("the coordinator sent a model that is not the one it announced"))
+            return
+        self._model_digest = message.model_digest
+        self._store.write(MODEL, message.model)
+
+    def _train(self, stage: int, round_: int, announced: tuple[str, ...]) -> None:
+        """Open the sealed banks; one that does not open is its sender's fault and is left out, with a note."""
+        self._round_starts(stage, round_)
+        opened = []
+        for site in announced:
+            try:
+                raw = self._open_bank(site, stage, round_ - 1)
+            except (ProtocolError, Malformed) as error:
+                rule = error.rule if isinstance(error, ProtocolError) else str(error)
+                self._observe(Refused(stage=stage, round=round_, rule=rule, peer=site))
+                continue
+            self._store.write(f"incoming/{site}.bank", raw)
+            opened.append(site)
+        self._trainer.order(TrainOrder(stage, round_, tuple(opened)))
+
+    def _open_bank(self, site: str, stage: int, round_: int) -> bytes:
+        box = self._boxes[site]
+        raw = open_box(box, self._identity, self.name, self._study.digest(), stage, round_, site, self._roster)
+        settings = self._study.pretrain
+        unpack_bank(raw, self._study.model.features, settings.bank, settings.partitions)
+        return raw
+
+    def _release(self, stage: int, round_: int) -> None:
+        context = RoundContext(stage, round_, schema(unpack_model(self._store.read(MODEL))), self._model_digest)
+        for flow in self._flows:
+            arrays = unpack_arrays(self._store.read(f"outgoing/{flow}.safetensors"))
+            try:
+                update = Update(Flow(flow), arrays)
+            except ValueError:
+                raise GateRefused("a flow that the gate does not know") from None
+            self._gate.release(update, context)
+        self._control(RoundDone(stage, round_))

@@ -1,0 +1,133 @@
+"""What survives a kill: one SQLite file for small state and sealed frames, plain files for models and sealed banks.
+
+A node's folder is its own: study.json, identity.key, roster, node.db, metrics.jsonl, models/, incoming/, state/,
+pictures/. Nothing in it is sent except through the gate.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from fedsecure.egress import SentRow
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS outbox (
+    stage INTEGER NOT NULL, round INTEGER NOT NULL, flow TEXT NOT NULL, frame BLOB NOT NULL,
+    PRIMARY KEY (stage, round, flow)) STRICT;
+CREATE TABLE IF NOT EXISTS sent (
+    seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, flow TEXT NOT NULL, event TEXT NOT NULL, stage INTEGER NOT NULL,
+    round INTEGER NOT NULL, peer TEXT NOT NULL, bytes INTEGER NOT NULL, digest BLOB NOT NULL) STRICT;
+"""
+
+
+class Store:
+    """One node's durable state. Used by one process at a time; every write is on disk when the call returns."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._db = sqlite3.connect(folder / "node.db", isolation_level=None)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")
+        self._db.executescript(_TABLES)
+
+    def close(self) -> None:
+        self._db.close()
+
+    def get(self, name: str) -> bytes | None:
+        row = self._db.execute("SELECT value FROM state WHERE name = ?", (name,)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def put(self, **values: bytes) -> None:
+        """Write all of `values` in one transaction."""
+        with self._transaction():
+            self._db.executemany("INSERT OR REPLACE INTO state VALUES (?, ?)", values.items())
+
+    def next_boot(self) -> int:
+        """1, 2, 3, ... at each start of the node: the high half of its sequence numbers, so that none comes twice."""
+        boot = int.from_bytes(self.get("boot") or b"", "big") + 1
+        self.put(boot=boot.to_bytes(4, "big"))
+        return boot
+
+    # --- outbox and the record of what was sent ---
+
+    def log_and_queue(self, row: SentRow, frame: bytes) -> None:
+        """The log row and the sealed frame in one transaction, before anything leaves (architecture.md 2)."""
+        with self._transaction():
+            self._log(row)
+            # Only the current round can be asked for again.
+            self._db.execute("DELETE FROM outbox WHERE (stage, round) < (?, ?)", (row.stage, row.round))
+            self._db.execute("INSERT INTO outbox VALUES (?, ?, ?, ?)", (row.stage, row.round, row.flow, frame))
+
+    def log(self, row: SentRow) -> None:
+        with self._transaction():
+            self._log(row)
+
+    def queued(self, stage: int, round_: int) -> list[tuple[str, bytes]]:
+        """(flow, frame) of a round, in the order in which they were sealed."""
+        query = "SELECT flow, frame FROM outbox WHERE stage = ? AND round = ? ORDER BY rowid"
+        return [(str(flow), bytes(frame)) for flow, frame in self._db.execute(query, (stage, round_))]
+
+    def released_bytes(self) -> int:
+        """All bytes of kind release that were ever sealed for sending, whole frames, each once."""
+        query = "SELECT coalesce(sum(bytes), 0) FROM sent WHERE kind = 'release' AND event != 'repeat'"
+        (total,) = self._db.execute(query).fetchone()
+        return int(total)
+
+    def sent(self) -> Iterator[SentRow]:
+        """Every frame ever handed to the transport, in order."""
+        query = "SELECT kind, flow, event, stage, round, peer, bytes, digest FROM sent ORDER BY seq"
+        yield from (SentRow(*row) for row in self._db.execute(query))
+
+    def _log(self, row: SentRow) -> None:
+        self._db.execute("INSERT INTO sent VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+
+    def _transaction(self) -> _Transaction:
+        return _Transaction(self._db)
+
+    # --- files ---
+
+    def write(self, name: str, raw: bytes) -> None:
+        """A file of this node's folder, whole or not at all."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, raw)
+
+    def read(self, name: str) -> bytes:
+        return (self.folder / name).read_bytes()
+
+    def has(self, name: str) -> bool:
+        return (self.folder / name).is_file()
+
+    def forget(self, pattern: str, *, keep: tuple[str, ...] = ()) -> None:
+        """Delete the files that match, but for those named."""
+        for path in self.folder.glob(pattern):
+            if path.relative_to(self.folder).as_posix() not in keep:
+                path.unlink(missing_ok=True)
+
+
+class _Transaction:
+    """BEGIN IMMEDIATE ... COMMIT, rolled back when the body raises."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
+        self._db.execute("ROLLBACK" if failed else "COMMIT")
+
+
+def write_atomic(path: Path, raw: bytes) -> None:
+    """Write beside the target, flush to disk, rename over it: a reader sees the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        file.write(raw)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,131 @@
+"""The one place of the nodes that picks a transport and joins a node's parts. Takes no entropy: it comes from the OS.
+
+A node is its folder. `lay_out_*` write it, `run_*` bring it to life in this process until it stops.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from fedsecure.config import Run, Site, Study, dump, load
+from fedsecure.egress import Gate
+from fedsecure.node.coordinator_shell import CoordinatorShell
+from fedsecure.node.events import Stop
+from fedsecure.node.shell import run
+from fedsecure.node.site_shell import SiteShell
+from fedsecure.node.store import Store, write_atomic
+from fedsecure.node.trainer import InlineTrainer, ProcessTrainer, Trainer
+from fedsecure.progress import Observe, Progress, to_json
+from keys.identity import Identity
+from keys.roster import Roster
+from protocols.transport.base import ClientTransport, ServerTransport
+from protocols.transport.zmq_curve import CurveClient, CurveServer
+
+COORDINATOR = "coordinator"
+
+
+def lay_out(folder: Path, study: Study, settings: Run, site: Site | None = None) -> None:
+    """Write what a node needs to know into its folder, except keys and roster. A coordinator has no `site`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / "study.json", dump(study))
+    write_atomic(folder / "run.json", dump(settings))
+    if site is not None:
+        write_atomic(folder / "site.json", dump(site))
+
+
+def metrics_writer(folder: Path) -> Observe:
+    """An observer that appends each event to the node's own metrics.jsonl, with the time."""
+    file = (folder / "metrics.jsonl").open("a", buffering=1, encoding="utf-8")
+
+    def observe(event: Progress) -> None:
+        file.write(f'{{"at":{time.time():.3f},"event":{to_json(event).decode()}}}\n')
+
+    return observe
+
+
+def build_site(folder: Path, transport: ClientTransport, trainer: Trainer, observe: Observe) -> SiteShell:
+    """A site from its folder. Raises SettingsError or a keys error when something in it does not hold."""
+    study = load(Study, (folder / "study.json").read_bytes())
+    site = load(Site, (folder / "site.json").read_bytes())
+    identity, roster, store = _own(folder)
+    boot = store.next_boot()
+    readers = {name: roster.of(name) for name in roster.sites if name != site.name}
+    gate = Gate(
+        identity, site.name, study, boot, readers, roster.coordinator, store,
+        lambda _, frame: transport.send(frame), observe, site.maximum_upload,
+    )  # fmt: skip
+    return SiteShell(
+        site.name, study, identity, roster, store, gate, trainer, observe, transport=transport, boot=boot
+    )
+
+
+def build_coordinator(folder: Path, transport: ServerTransport, trainer: Trainer, observe: Observe) -> CoordinatorShell:
+    """A coordinator from its folder. Raises as `build_site`."""
+    study = load(Study, (folder / "study.json").read_bytes())
+    identity, roster, store = _own(folder)
+    gate = Gate(
+        identity, roster.coordinator, study, store.next_boot(), {}, roster.coordinator, store, transport.send, observe
+    )
+    return CoordinatorShell(
+        roster.coordinator, study, identity, roster, store, gate, trainer, observe, transport=transport
+    )
+
+
+def run_site(folder: Path) -> Stop:
+    """A site as a process: CURVE to the coordinator, training in a worker process; until it stops."""
+    site = load(Site, (folder / "site.json").read_bytes())
+    roster = Roster.from_bytes((folder / "roster").read_bytes())
+    identity = Identity.load(folder / "identity.key")
+    transport = CurveClient(site.coordinator, identity, roster)
+    shell = build_site(folder, transport, ProcessTrainer(folder), metrics_writer(folder))
+    return run(shell, _until_told(folder, shell.veto))
+
+
+def run_coordinator(folder: Path, endpoint: str) -> Stop:
+    """The coordinator as a process. Writes the endpoint it bound to the file `endpoint` of its folder."""
+    roster = Roster.from_bytes((folder / "roster").read_bytes())
+    transport = CurveServer(endpoint, Identity.load(folder / "identity.key"), roster)
+    shell = build_coordinator(folder, transport, ProcessTrainer(folder), metrics_writer(folder))
+    write_atomic(folder / "endpoint", transport.endpoint.encode())
+    return run(shell, _until_told(folder, shell.veto))
+
+
+def inline_trainer(folder: Path, observe: Observe) -> Trainer:
+    """A trainer in this process, for federations in memory."""
+    return InlineTrainer(folder, observe)
+
+
+def explain(folder: Path, stop: Stop) -> None:
+    """Leave the reason of a stop in the node's folder, for whoever started it."""
+    write_atomic(folder / "stopped.json", json.dumps({"reason": stop.reason, "detail": stop.detail}).encode())
+
+
+def _own(folder: Path) -> tuple[Identity, Roster, Store]:
+    roster = Roster.from_bytes((folder / "roster").read_bytes())
+    return Identity.load(folder / "identity.key"), roster, Store(folder)
+
+
+def _until_told(folder: Path, veto: Callable[[], None]) -> Callable[[], bool]:
+    """Stops on SIGTERM and SIGINT, and when the process that started us is gone; a file named veto is the site's veto."""
+    told = False
+    parent = os.getppid()
+
+    def on_signal(_: int, __: FrameType | None) -> None:
+        nonlocal told
+        told = True
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+
+    def should_stop() -> bool:
+        if (folder / "veto").exists():
+            veto()
+        return told or os.getppid() != parent
+
+    return should_stop

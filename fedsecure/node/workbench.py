@@ -1,0 +1,121 @@
+"""Where a node's heavy work is done: the only module of the nodes that reaches torch.
+
+It reads what the node stored and writes what the node will hand to its gate, all in the node's own folder:
+
+    incoming/model.safetensors, incoming/<site>.bank      in, written by the node
+    state/<stage>-<round>.safetensors                     private state after a round (momentum encoder, bank, ...)
+    outgoing/<flow>.safetensors                           out, un-noised; the gate takes it from here
+    pictures/<stage>.safetensors                          overlays for the site's own report
+
+A round that is done again after a kill reads the same files and writes the same bytes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from fedsecure.config import Run, Site, Study, load
+from fedsecure.node.store import write_atomic
+from fedsecure.packing import pack_arrays, pack_model, unpack_arrays, unpack_bank, unpack_model
+from fedsecure.progress import Observe
+from fedsecure.types import Bank, Cohort, Flow
+
+MODEL: Final = "incoming/model.safetensors"
+ENCODER: Final = "models/encoder.safetensors"
+
+
+class Workbench:
+    """The trainer of one node. A site's has a cohort; the coordinator's only makes first models."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._study = load(Study, (folder / "study.json").read_bytes())
+        self._cohort: Cohort | None = None
+
+    def prepare(self, stage: int) -> None:
+        """Write the first model of a stage to models/prepared.safetensors, from the pre-trained encoder if it needs it."""
+        from fedsecure.learning.dispatch import initial_model
+
+        encoder = self._folder / ENCODER
+        tensors = initial_model(self._study, stage, unpack_model(encoder.read_bytes()) if encoder.is_file() else None)
+        self._write("models/prepared.safetensors", pack_model(tensors))
+
+    def keep_encoder(self) -> None:
+        """Write the encoder part of incoming/model.safetensors, the last model of pre-training."""
+        from fedsecure.learning.pretrain import encoder_of
+
+        model = unpack_model((self._folder / MODEL).read_bytes())
+        self._write(ENCODER, pack_model(encoder_of(model)))
+
+    def train(self, stage: int, round_: int, banks: tuple[str, ...], observe: Observe) -> tuple[Flow, ...]:
+        """Run one round's job; returns the flows that wait in outgoing/. Raises DataError, SettingsError, Malformed."""
+        from fedsecure.learning.dispatch import run
+        from fedsecure.learning.job import Job
+
+        site = load(Site, (self._folder / "site.json").read_bytes())
+        job = Job(
+            study=self._study,
+            site=site.name,
+            stage_index=stage,
+            round=round_,
+            model=unpack_model((self._folder / MODEL).read_bytes()),
+            banks={name: self._bank(name) for name in sorted(banks)},
+            state=self._state_before(stage, round_),
+        )
+        result = run(job, self._site_cohort(site), site.device, observe)
+        for update in result.updates:
+            self._write(f"outgoing/{update.flow}.safetensors", pack_arrays(update.arrays))
+        self._write(f"state/{stage}-{round_}.safetensors", pack_arrays(result.state))
+        self._forget_states(stage, round_)
+        if result.pictures:
+            self._write(f"pictures/{stage}.safetensors", pack_arrays(result.pictures))
+        return tuple(update.flow for update in result.updates)
+
+    def _site_cohort(self, site: Site) -> Cohort:
+        if self._cohort is None:
+            self._cohort = load_cohort(self._folder, self._study, site)
+        return self._cohort
+
+    def _bank(self, name: str) -> Bank:
+        settings = self._study.pretrain
+        raw = (self._folder / f"incoming/{name}.bank").read_bytes()
+        return unpack_bank(raw, self._study.model.features, settings.bank, settings.partitions)
+
+    def _state_before(self, stage: int, round_: int) -> dict[str, object]:
+        """State after the newest earlier round of this stage; empty in its first, as for a site that missed some."""
+        earlier = [number for number in self._rounds_with_state(stage) if number < round_]
+        if not earlier:
+            return {}
+        return dict(unpack_arrays((self._folder / f"state/{stage}-{max(earlier)}.safetensors").read_bytes()))
+
+    def _rounds_with_state(self, stage: int) -> list[int]:
+        return [int(path.stem.split("-")[1]) for path in self._folder.glob(f"state/{stage}-*.safetensors")]
+
+    def _forget_states(self, stage: int, round_: int) -> None:
+        """Keep this round's state and the one before it: a replay of this round begins from the latter."""
+        kept = set(sorted(number for number in self._rounds_with_state(stage) if number <= round_)[-2:])
+        for path in (self._folder / "state").glob("[0-9]*.safetensors"):
+            of, number = (int(part) for part in path.stem.split("-"))
+            if of != stage or number not in kept:
+                path.unlink(missing_ok=True)
+
+    def _write(self, name: str, raw: bytes) -> None:
+        path = self._folder / name
+        path.parent.mkdir(exist_ok=True)
+        write_atomic(path, raw)
+
+
+def load_cohort(folder: Path, study: Study, site: Site) -> Cohort:
+    """Open the site's source through the data door and split it by patient. Raises DataError, SettingsError."""
+    from fedsecure.data.cohort import load_salt, prepare, split
+    from fedsecure.data.source import open_source
+    from fedsecure.seeds import derive_seed
+
+    run = load(Run, (folder / "run.json").read_bytes())
+    source = open_source(site.source)
+    if site.subjects is not None:
+        source = source.select(site.subjects)
+    cache = Path(run.cache) if run.cache else folder / "cache"
+    prepared = prepare(source, study.data, cache, load_salt(folder / "salt"))
+    return split(prepared.subjects, study.data.held_out, derive_seed(study.seed, "split", site.name))

@@ -1,0 +1,197 @@
+"""From the nodes' own folders to one run's results and pictures. Only a simulation may read more than one folder.
+
+Every node wrote its own metrics and its own record of what it sent; here they are put side by side. What a pilot
+would not have is marked in the results.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import numpy.typing as npt
+
+from fedsecure.config import Study
+from fedsecure.node.store import Store
+from fedsecure.node.wiring import COORDINATOR
+from fedsecure.packing import unpack_arrays
+from fedsecure.plan import Init, Stage, StageKind, schedule
+from fedsecure.progress import Measured, RoundEnded, Scored, Step, to_json
+from fedsecure.report.results import (
+    SIMULATED,
+    DiceRow,
+    Mode,
+    Provenance,
+    Representation,
+    Results,
+    RoundRow,
+    StudyRecord,
+    TrafficRow,
+)
+from sim.federation import read_metrics
+from sim.probe import pooled_probe
+from sim.world import coordinator_folder, site_folder
+
+
+def collect(run: Path, study: Study, provenance: Provenance) -> Results:
+    """All rows of one finished federation."""
+    model = (coordinator_folder(run) / _last_model(0, schedule(study)[0])).read_bytes()
+    return Results(
+        studies=(StudyRecord.of(study),),
+        runs=(provenance,),
+        representation=(*_site_probes(run, study), pooled_probe(run, study, model)),
+        dice=tuple(_dice(run, study)),
+        traffic=tuple(_traffic(run, study)),
+        rounds=tuple(_rounds(run, study)),
+        simulation_only=SIMULATED,
+    )
+
+
+def merge_metrics(run: Path, study: Study) -> None:
+    """Write the run's metrics.jsonl: the events of all nodes in the order of their clocks."""
+    lines = [
+        (at, name, to_json(event).decode())
+        for name, folder in _nodes(run, study)
+        for at, event in read_metrics(folder / "metrics.jsonl")
+    ]
+    with (run / "metrics.jsonl").open("w", encoding="utf-8") as file:
+        for at, name, event in sorted(lines, key=lambda line: line[0]):
+            file.write(f'{{"at":{at:.3f},"node":{json.dumps(name)},"event":{event}}}\n')
+
+
+def keep_models(run: Path, study: Study) -> None:
+    """Put the shared encoder, and the federated segmenter of the largest N, at the top of the run folder."""
+    folder = coordinator_folder(run)
+    (run / "encoder.safetensors").write_bytes((folder / "models/encoder.safetensors").read_bytes())
+    best: tuple[int, int] | None = None
+    for number, stage in enumerate(schedule(study)):
+        if stage.kind is StageKind.FEDERATED and stage.init is Init.PRETRAINED:
+            best = max(best or (0, 0), (stage.labelled, number))
+    if best is not None:
+        _, number = best
+        segmenter = folder / _last_model(number, schedule(study)[number])
+        (run / "segmenter.safetensors").write_bytes(segmenter.read_bytes())
+
+
+def pictures(run: Path, study: Study) -> dict[str, npt.NDArray[np.uint8]]:
+    """Overlay pictures of all sites, keyed as the report wants them."""
+    found: dict[str, npt.NDArray[np.uint8]] = {}
+    for number, stage in enumerate(schedule(study)):
+        for member in study.sites:
+            path = site_folder(run, member.name) / f"pictures/{number}.safetensors"
+            if path.is_file():
+                start = study.framework if stage.init is Init.PRETRAINED else "random"
+                prefix = f"{start}/{stage.kind}/{stage.labelled}/{member.name}"
+                for name, array in unpack_arrays(path.read_bytes()).items():
+                    found[f"{prefix}/{name}"] = array.astype(np.uint8)
+    return found
+
+
+def _nodes(run: Path, study: Study) -> Iterator[tuple[str, Path]]:
+    yield COORDINATOR, coordinator_folder(run)
+    for member in study.sites:
+        yield member.name, site_folder(run, member.name)
+
+
+def _last_model(number: int, stage: Stage) -> str:
+    return f"models/{number}-{stage.rounds}.safetensors"
+
+
+def _site_probes(run: Path, study: Study) -> Iterator[Representation]:
+    for member in study.sites:
+        measured = {
+            event.metric: event.value
+            for _, event in read_metrics(site_folder(run, member.name) / "metrics.jsonl")
+            if isinstance(event, Measured) and event.stage == 0
+        }
+        yield Representation(
+            framework=study.framework,
+            seed=study.seed,
+            probe="site",
+            site=member.name,
+            knn_partition_accuracy=measured["knn_partition_accuracy"],
+            chance=measured["chance"],
+            neighbours=study.neighbours,
+            embedding_mean_norm=measured["embedding_mean_norm"],
+            slices=int(measured["slices"]),
+        )
+
+
+def _dice(run: Path, study: Study) -> Iterator[DiceRow]:
+    stages = schedule(study)
+    for member in study.sites:
+        # A round that was done again after a kill wrote the same scores again: the last one stands.
+        scores = {
+            (event.stage, event.subject, event.structure): event.dice
+            for _, event in read_metrics(site_folder(run, member.name) / "metrics.jsonl")
+            if isinstance(event, Scored)
+        }
+        for (number, subject, structure), dice in scores.items():
+            stage = stages[number]
+            mode: Mode = "local" if stage.kind is StageKind.LOCAL else "federated"
+            yield DiceRow(
+                framework=study.framework if stage.init is Init.PRETRAINED else None,
+                mode=mode,
+                init="pretrained" if stage.init is Init.PRETRAINED else "random",
+                labelled=stage.labelled,
+                site=member.name,
+                subject=subject,
+                structure=structure,
+                seed=study.seed,
+                dice=dice,
+            )
+
+
+def _traffic(run: Path, study: Study) -> Iterator[TrafficRow]:
+    for name, folder in _nodes(run, study):
+        totals: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+        store = Store(folder)
+        for row in store.sent():
+            totals[row.peer, row.kind, row.flow].append(row.bytes)
+        store.close()
+        for (peer, kind, flow), sizes in sorted(totals.items()):
+            yield TrafficRow(
+                framework=study.framework,
+                seed=study.seed,
+                node=name,
+                peer=peer,
+                direction="down" if name == COORDINATOR else "up",
+                kind=kind,  # type: ignore[arg-type]  # the gate wrote it; the decoder checks it when it is saved
+                flow=flow,
+                messages=len(sizes),
+                bytes=sum(sizes),
+            )
+
+
+def _rounds(run: Path, study: Study) -> Iterator[RoundRow]:
+    stages = schedule(study)
+    for name, folder in _nodes(run, study):
+        losses: dict[tuple[int, int], dict[int, float]] = defaultdict(dict)
+        seconds: dict[tuple[int, int], float] = {}
+        for _, event in read_metrics(folder / "metrics.jsonl"):
+            match event:
+                case Step(loss=float() as loss):
+                    losses[event.stage, event.round][event.done] = loss
+                case RoundEnded():
+                    seconds[event.stage, event.round] = event.seconds
+        store = Store(folder)
+        sent: dict[tuple[int, int], int] = defaultdict(int)
+        for row in store.sent():
+            sent[row.stage, row.round] += row.bytes
+        store.close()
+        for (stage, round_), lasted in sorted(seconds.items()):
+            yield RoundRow(
+                framework=study.framework,
+                seed=study.seed,
+                node=name,
+                name=stages[stage].name,
+                stage=stage,
+                round=round_,
+                seconds=lasted,
+                loss=fmean(steps.values()) if (steps := losses.get((stage, round_))) else None,
+                sent=sent[stage, round_],
+            )

@@ -1,0 +1,135 @@
+"""A run: one or both frameworks over one world, from configuration to report, and on again where it stopped.
+
+    RUN/config.json                       what was asked for, resolved
+    RUN/results.json, RUN/report.html     both frameworks side by side
+    RUN/metrics.jsonl, *.safetensors, coordinator/, sites/     of one framework; with two, under RUN/fcl and RUN/fclopt
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic
+from typing import Final, Protocol
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from fedsecure.config import Framework, Study, dump, load
+from fedsecure.errors import SettingsError
+from fedsecure.node.store import write_atomic
+from fedsecure.progress import Progress
+from fedsecure.report import results as results_file
+from fedsecure.report.provenance import collect as provenance_of
+from fedsecure.report.results import Results
+from sim.collect import collect, keep_models, merge_metrics, pictures
+from sim.federation import Transport, federate, finished
+from sim.world import World, build, coordinator_folder
+
+CONFIG: Final = "config.json"
+
+
+class Display(Protocol):
+    """Shows a federation while it runs."""
+
+    def on(self, node: str, event: Progress) -> None: ...
+    def __enter__(self) -> Display: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+Displays = Callable[[Study], AbstractContextManager[Display]]
+
+
+class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a run folder was made for. `study` has no cohort yet; each framework's own folder has the resolved one."""
+
+    study: dict[str, object]
+    frameworks: tuple[Framework, ...]
+    world: World
+
+    def of(self, framework: Framework) -> Study:
+        """The framework's study. The random start is fine-tuned once, with the first framework: it would be the same."""
+        raw = {**self.study, "framework": framework}
+        if framework != self.frameworks[0]:
+            raw["baseline"] = False
+        return load(Study, msgspec.json.encode(raw))
+
+
+def plan(study: Study, frameworks: tuple[Framework, ...], world: World) -> Plan:
+    # Only what was set: what a data source itself says (its structures) may fill in the rest.
+    return Plan(study.model_dump(mode="json", exclude_unset=True), frameworks, world)
+
+
+def open_run(out: Path, wanted: Plan | None, resume: bool) -> Plan:
+    """Make the run folder, or take up the one that is there. Raises SettingsError on any doubt which was meant."""
+    config = out / CONFIG
+    if not resume:
+        if wanted is None:
+            raise SettingsError("nothing to run: name a study file, or --resume a run folder")
+        if out.exists() and any(out.iterdir()):
+            raise SettingsError("the run folder is not empty: --resume goes on with it, --out names another")
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomic(config, msgspec.json.format(msgspec.json.encode(wanted), indent=2) + b"\n")
+        return wanted
+    if not config.is_file():
+        raise SettingsError("nothing to resume: the run folder has no config.json (see --out)")
+    held = msgspec.json.decode(config.read_bytes(), type=Plan)
+    if wanted is not None and msgspec.to_builtins(wanted) != msgspec.to_builtins(held):
+        raise SettingsError("the run folder was made with other settings: resume it without new ones, or use another --out")
+    return held
+
+
+def simulate(out: Path, asked: Plan, cache: Path, transport: Transport, displays: Displays, told: Callable[[str], None],
+             arguments: list[str]) -> Results:  # fmt: skip
+    """Run what `open_run` gave, framework by framework, and write results and report. Raises as `federate` does."""
+    every: Results | None = None
+    shown: dict[str, npt.NDArray[np.uint8]] = {}
+    for framework in asked.frameworks:
+        run = out if len(asked.frameworks) == 1 else out / framework
+        results = _one(run, asked, framework, cache, transport, displays, told, arguments)
+        shown |= pictures(run, _resolved(run))
+        every = results if every is None else results_file.merge(every, results)
+    assert every is not None
+    results_file.save(every, out / "results.json")
+    from fedsecure.report.html import write_report
+
+    told("drawing the report")
+    write_report(every, shown, out / "report.html")
+    return every
+
+
+def _one(run: Path, asked: Plan, framework: Framework, cache: Path, transport: Transport, displays: Displays,
+         told: Callable[[str], None], arguments: list[str]) -> Results:  # fmt: skip
+    if (run / "results.json").is_file() and finished(run):
+        return results_file.load(run / "results.json")
+    started, clock = datetime.now(UTC), monotonic()
+    study = _laid_out(run, asked, framework, cache, told)
+    if not finished(run):
+        told("starting the nodes")
+        with displays(study) as display:
+            federate(run, study, transport, display.on)
+    told("measuring the shared encoder over all sites")
+    merge_metrics(run, study)
+    keep_models(run, study)
+    results = collect(run, study, provenance_of(arguments, started, monotonic() - clock))
+    results_file.save(results, run / "results.json")
+    return results
+
+
+def _laid_out(run: Path, asked: Plan, framework: Framework, cache: Path, told: Callable[[str], None]) -> Study:
+    """The resolved study of a run folder; made now if the folder is new."""
+    if (run / "study.json").is_file():
+        return _resolved(run)
+    for half in ("sites", coordinator_folder(run).name):  # laid out in part when it was interrupted
+        shutil.rmtree(run / half, ignore_errors=True)
+    study = build(asked.world, asked.of(framework), run, cache, told)
+    write_atomic(run / "study.json", dump(study))
+    return study
+
+
+def _resolved(run: Path) -> Study:
+    return load(Study, (run / "study.json").read_bytes())

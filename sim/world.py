@@ -1,0 +1,109 @@
+"""Which simulated hospitals there are: their names, their data, and the study that they agree on.
+
+Real data sources are dealt out by `partition`; without one, each hospital gets phantom patients of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedsecure.config import Member, Run, Site, Study, dump
+from fedsecure.data.phantom import write_phantom
+from fedsecure.data.source import Source, open_source
+from fedsecure.errors import SettingsError
+from fedsecure.node.wiring import COORDINATOR, lay_out
+from fedsecure.node.workbench import load_cohort
+from fedsecure.seeds import derive_seed
+from sim.partition import Scheme, partition
+
+Told = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """How to make hospitals. `source` is a data source's address, or None for phantom patients."""
+
+    source: str | None = None
+    sites: int = 5
+    scheme: Scheme = "random"
+    phantom_patients: int = 8  # per hospital
+    phantom_size: int = 128  # pixels
+
+
+def site_folder(run: Path, name: str) -> Path:
+    return run / "sites" / name
+
+
+def coordinator_folder(run: Path) -> Path:
+    return run / COORDINATOR
+
+
+def build(world: World, study: Study, run: Path, cache: Path, told: Told) -> Study:
+    """Lay out the coordinator's and the sites' folders; returns the study with its cohort written in.
+
+    Passes every volume through the data door once (it is cached), as the cohort's weights are the numbers of patients
+    that each site really trains on. Raises DataError and SettingsError.
+    """
+    sites, structures = _phantoms(world, study, cache, told) if world.source is None else _dealt(world, study)
+    if structures is not None and "structures" not in study.data.model_fields_set:
+        study = study.model_copy(update={"data": study.data.model_copy(update={"structures": structures})})
+    settings = Run(cache=str(cache.resolve()))
+    members = []
+    for site in sites:
+        told(f"reading the volumes of {site.name}")
+        folder = site_folder(run, site.name)
+        lay_out(folder, study, settings, site)
+        cohort = load_cohort(folder, study, site)
+        members.append(Member(name=site.name, weight=len(cohort.train)))
+    study = study.model_copy(update={"sites": tuple(members)})
+    for site in sites:
+        lay_out(site_folder(run, site.name), study, settings, site)
+    lay_out(coordinator_folder(run), study, settings)
+    return study
+
+
+def connect(run: Path, study: Study, endpoint: str) -> None:
+    """Tell every site where the coordinator listens."""
+    from fedsecure.config import load
+
+    for member in study.sites:
+        path = site_folder(run, member.name) / "site.json"
+        path.write_bytes(dump(load(Site, path.read_bytes()).model_copy(update={"coordinator": endpoint})))
+
+
+def _phantoms(world: World, study: Study, cache: Path, told: Told) -> tuple[list[Site], tuple[str, ...] | None]:
+    sites = []
+    structures: tuple[str, ...] | None = None
+    for number in range(world.sites):
+        name = f"site-{number + 1}"
+        # Only the draw decides what a phantom is: the same world again finds its volumes where they are.
+        folder = cache / f"phantom-{study.seed}-{world.phantom_patients}-{world.phantom_size}" / name
+        if not (folder / "complete").exists():
+            told(f"writing phantom volumes for {name}")
+            seed = derive_seed(study.seed, "phantom", number)
+            write_phantom(folder / "volumes", world.phantom_patients, seed, number, world.phantom_size)
+            (folder / "complete").touch()
+        source = f"folder:{(folder / 'volumes').resolve()}"
+        structures = open_source(source).structures
+        sites.append(Site(name=name, source=source))
+    return sites, structures
+
+
+def _dealt(world: World, study: Study) -> tuple[list[Site], tuple[str, ...] | None]:
+    assert world.source is not None
+    scheme, _, path = world.source.partition(":")
+    source: Source = open_source(world.source)
+    groups = [patient.group for patient in source.patients]
+    absolute = f"{scheme}:{Path(path).expanduser().resolve()}"
+    sites = [
+        Site(name=f"site-{number + 1}", source=absolute, subjects=part)
+        for number, part in enumerate(partition(groups, world.sites, world.scheme, study.seed))
+    ]
+    if source.structures is None and "structures" not in study.data.model_fields_set:
+        raise SettingsError(
+            "this data source does not say what its labels mean: name them in the study, for example\n"
+            '  [data]\n  structures = ["liver", "tumour"]   # label values 1, 2'
+        )
+    return sites, source.structures
