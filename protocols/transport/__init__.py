@@ -1,0 +1,1 @@
+"""How frames travel: `base` says what a transport promises, the others keep it."""

@@ -1,0 +1,231 @@
+"""The messages, all of them. Each is a frozen struct of bounded fields, has one kind and one sender's role.
+
+Structs are checked when they are decoded and when they are encoded (`protocols.codec`), not when they are made.
+Their `repr` is their name: fields hold model updates and ciphertext.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from enum import StrEnum
+from itertools import pairwise
+from typing import Annotated, assert_never
+
+from msgspec import Meta, Struct
+
+from keys.hpke import OVERHEAD
+from keys.identity import SIGNATURE_SIZE
+from keys.roster import NAME_PATTERN
+
+CONTENT_KEY_SIZE = 32  # of a box: AES-256
+TAG_SIZE = 16  # of AES-GCM
+FLOAT_SIZE = 4
+MAXIMUM_MEMBERS = 1024
+MAXIMUM_METRICS = 1024  # values of one report
+
+Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
+Count = Annotated[int, Meta(ge=0, lt=2**31)]  # of stages, rounds, boots
+CountOrNone = Annotated[int, Meta(ge=-1, lt=2**31)]  # -1: before the first
+Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]  # SHA-256
+Signature = Annotated[bytes, Meta(min_length=SIGNATURE_SIZE, max_length=SIGNATURE_SIZE)]
+WrappedKey = Annotated[bytes, Meta(min_length=CONTENT_KEY_SIZE + OVERHEAD, max_length=CONTENT_KEY_SIZE + OVERHEAD)]
+
+
+class Kind(StrEnum):
+    """The four ways out of a node, and no other."""
+
+    RELEASE = "release"  # computed from volumes
+    CONTROL = "control"  # no float, array or free text
+    SHARE = "share"  # sealed key material of secure aggregation; reserved, no message yet
+    PUBLISH = "publish"  # the coordinator's model, and boxes it relays
+
+
+class Role(StrEnum):
+    SITE = "site"
+    COORDINATOR = "coordinator"
+
+
+class LeaveReason(StrEnum):
+    VETOED = "vetoed"
+    FAILED = "failed"
+    FINISHED = "finished"
+
+
+class CloseReason(StrEnum):
+    FINISHED = "finished"
+    ABORTED = "aborted"
+
+
+class _Wire(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Encoded as an array of its fields in order; a message has its tag in front."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+class Wrap(_Wire, frozen=True):
+    """A box's content key, sealed to one recipient by HPKE."""
+
+    recipient: Name
+    key: WrappedKey
+
+
+class SealedBox(_Wire, frozen=True):
+    """Content for several members that whoever relays it can neither read, alter, split nor move to another round.
+
+    Made by `protocols.seal`, opened by `protocols.box`. `wraps` are sorted by recipient, each once.
+    """
+
+    sender: Name
+    ciphertext: Annotated[bytes, Meta(min_length=TAG_SIZE)]
+    wraps: Annotated[tuple[Wrap, ...], Meta(min_length=1, max_length=MAXIMUM_MEMBERS)]
+    signature: Signature
+
+    def __post_init__(self) -> None:
+        _require_ascending(tuple(wrap.recipient for wrap in self.wraps))
+
+
+class BankRef(_Wire, frozen=True):
+    """Announces one relayed box: whose it is, and `protocols.box.box_digest` of it."""
+
+    site: Name
+    digest: Digest
+
+
+class Hello(_Wire, frozen=True, tag="hello"):
+    """Site: I am here. Sent on joining and then as a heartbeat; an answer to it is whatever the site lacks.
+
+    `boot` counts the site's starts; stage and round are the last RoundOpen it accepted, both -1 before the first;
+    `done`: it has sent everything of that round.
+    """
+
+    boot: Count
+    stage: CountOrNone
+    round: CountOrNone
+    done: bool
+
+    def __post_init__(self) -> None:
+        if (self.stage < 0) != (self.round < 0) or (self.stage < 0 and self.done):
+            raise ValueError("before the first round stage and round are both -1 and nothing is done")
+
+
+class RoundDone(_Wire, frozen=True, tag="round-done"):
+    """Site: everything that I send in this round is on its way."""
+
+    stage: Count
+    round: Count
+
+
+class Leave(_Wire, frozen=True, tag="leave"):
+    """Site: do not wait for me any more."""
+
+    reason: LeaveReason
+
+
+class StudyClosed(_Wire, frozen=True, tag="study-closed"):
+    """Coordinator: there is no further round."""
+
+    reason: CloseReason
+
+
+class WeightUpdate(_Wire, frozen=True, tag="weight-update"):
+    """Site: local minus global weights. `vector`: little-endian float32 in the order of the model's schema."""
+
+    stage: Count
+    round: Count
+    model_digest: Digest  # of the RoundOpen it answers
+    vector: bytes
+
+    def __post_init__(self) -> None:
+        _require_floats(self.vector)
+
+
+class FeatureBank(_Wire, frozen=True, tag="feature-bank"):
+    """Site: momentum features for the other sites, in a box."""
+
+    stage: Count
+    round: Count
+    box: SealedBox
+
+
+class MetricReport(_Wire, frozen=True, tag="metric-report"):
+    """Site: what the study has it measure. `values`: little-endian float32 in the order of the study."""
+
+    stage: Count
+    round: Count
+    values: Annotated[bytes, Meta(max_length=MAXIMUM_METRICS * FLOAT_SIZE)]
+
+    def __post_init__(self) -> None:
+        _require_floats(self.values)
+
+
+class RoundOpen(_Wire, frozen=True, tag="round-open"):
+    """Coordinator: a round begins with this model and with these banks, which follow as BankRelay.
+
+    `model`: little-endian float32 in the order of the schema; `model_digest`: SHA-256 of it; `banks` sorted by site.
+    """
+
+    stage: Count
+    round: Count
+    model_digest: Digest
+    banks: Annotated[tuple[BankRef, ...], Meta(max_length=MAXIMUM_MEMBERS)]
+    model: bytes
+
+    def __post_init__(self) -> None:
+        _require_floats(self.model)
+        _require_ascending(tuple(bank.site for bank in self.banks))
+        if hashlib.sha256(self.model).digest() != self.model_digest:
+            raise ValueError("model_digest is the SHA-256 of model")
+
+
+class BankRelay(_Wire, frozen=True, tag="bank-relay"):
+    """Coordinator: a site's box, as it came. `stage` and `round` are those of the FeatureBank it came in."""
+
+    stage: Count
+    round: Count
+    site: Name
+    box: SealedBox
+
+    def __post_init__(self) -> None:
+        if self.site != self.box.sender:
+            raise ValueError("a box is relayed under its sender's name")
+
+
+Control = Hello | RoundDone | Leave | StudyClosed
+Release = WeightUpdate | FeatureBank | MetricReport
+Publish = RoundOpen | BankRelay
+Message = Control | Release | Publish
+
+
+def kind_of(message: Message) -> Kind:
+    """Which way out the message takes. A message in two kinds, or in none, does not type-check."""
+    match message:
+        case Hello() | RoundDone() | Leave() | StudyClosed():
+            return Kind.CONTROL
+        case WeightUpdate() | FeatureBank() | MetricReport():
+            return Kind.RELEASE
+        case RoundOpen() | BankRelay():
+            return Kind.PUBLISH
+        case _:
+            assert_never(message)
+
+
+def role_of(message: Message) -> Role:
+    """Who may send it. The other role receives it: sites do not write to each other."""
+    match message:
+        case Hello() | RoundDone() | Leave() | WeightUpdate() | FeatureBank() | MetricReport():
+            return Role.SITE
+        case StudyClosed() | RoundOpen() | BankRelay():
+            return Role.COORDINATOR
+        case _:
+            assert_never(message)
+
+
+def _require_floats(raw: bytes) -> None:
+    if len(raw) % FLOAT_SIZE:
+        raise ValueError("not a whole number of float32 values")
+
+
+def _require_ascending(names: tuple[str, ...]) -> None:
+    if any(first >= second for first, second in pairwise(names)):
+        raise ValueError("names are sorted, each once")

@@ -1,0 +1,47 @@
+"""What a node needs of a wire: whole frames, and on the coordinator's side the name of who sent each.
+
+A transport may lose frames and says nothing when it does: whoever is away is simply not reached, and the protocol sends
+again. It never blocks beyond the timeout it is given, never raises because of a peer, and never delivers a frame of
+somebody who is not in the roster or one larger than its maximum. An endpoint belongs to one thread.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class ServerTransport(Protocol):
+    """The coordinator's end."""
+
+    @property
+    def endpoint(self) -> str:
+        """Where clients connect, e.g. tcp://127.0.0.1:40123."""
+        ...
+
+    def send(self, peer: str, frame: bytes) -> None:
+        """Hand over a frame for a site. It is dropped if the site is away or too far behind."""
+        ...
+
+    def poll(self, timeout: float) -> list[tuple[str, bytes]]:
+        """Frames that have arrived, as (authenticated name, frame); waits up to `timeout` seconds for the first."""
+        ...
+
+    def close(self) -> None:
+        """Free everything. Frames just sent get a short time to leave. May be called twice."""
+        ...
+
+
+class ClientTransport(Protocol):
+    """A site's end: its only peer is the coordinator, whose key is pinned."""
+
+    def send(self, frame: bytes) -> None:
+        """Hand over a frame for the coordinator. It is dropped if too many wait already."""
+        ...
+
+    def poll(self, timeout: float) -> list[bytes]:
+        """Frames that have arrived; waits up to `timeout` seconds for the first."""
+        ...
+
+    def close(self) -> None:
+        """Free everything. Frames just sent get a short time to leave. May be called twice."""
+        ...
