@@ -8,8 +8,8 @@ The gate builds what leaves from nothing: it takes un-noised arrays of a closed 
 cleaned. Only this module seals (an import contract says so), receivers drop what is not sealed, and the sealing key is
 given to nobody else.
 
-Order of a release: check, account, seal, log and queue in one transaction, send. A crash wastes the message, it never
-sends twice what was not stored once. Clipping, noise and masking join between "check" and "seal"; until they are here
+Order of a release: check, account, box, log and queue in one transaction, sign, send. A crash wastes the message; what
+is sent again is the stored message, under a new number and never encrypted anew. Clipping, noise and masking join between "check" and "seal"; until they are here
 every release is accounted as non-private, that is, as infinite epsilon.
 """
 
@@ -27,12 +27,13 @@ from fedsecure.packing import pack_bank, pack_vector
 from fedsecure.progress import Observe, Refused, Sent
 from fedsecure.types import Accounted, Bank, Flow, Released, Schema, Update
 from keys.identity import Identity, PublicIdentity
-from protocols.messages import FeatureBank, Kind, Message, MetricReport, RoundOpen, WeightUpdate, kind_of
+from protocols.codec import decode, encode
+from protocols.messages import FeatureBank, Kind, Message, MetricReport, Release, RoundOpen, WeightUpdate, kind_of
 from protocols.seal import Sealer
 
 NON_PRIVATE: Final = "non-private"  # dp_accounting's NonPrivateDpEvent: epsilon is infinite
 FREE: Final = "none"  # control and publish: computed from no volume of this node
-REPEAT: Final = "repeat"  # bytes that were logged before, sent again
+REPEAT: Final = "repeat"  # a message that was accounted before, sent again
 SIZE_LIMIT: Final = 1 << 30  # no frame is larger; receivers set their own, tighter limit
 
 
@@ -45,14 +46,14 @@ class SentRow(NamedTuple):
     stage: int
     round: int
     peer: str
-    bytes: int
+    size: int
     digest: bytes
 
 
 class Journal(Protocol):
     """The durable record the gate writes before it sends."""
 
-    def log_and_queue(self, row: SentRow, frame: bytes) -> None: ...
+    def log_and_queue(self, row: SentRow, message: bytes) -> None: ...
     def log(self, row: SentRow) -> None: ...
     def queued(self, stage: int, round_: int) -> list[tuple[str, bytes]]: ...
     def released_bytes(self) -> int: ...
@@ -96,30 +97,32 @@ class Gate:
     # --- the three ways out ---
 
     def release(self, update: Update, context: RoundContext) -> None:
-        """Let one update of a site out, once. A repeated call sends the stored bytes.
+        """Let one update of a site out, once. A repeated call sends the stored message.
 
         Raises GateRefused, before anything is sealed, for arrays outside the round's schema, for values that are not
         finite and beyond the site's cap.
         """
-        stored = dict(self._journal.queued(context.stage, context.round))
-        if update.flow in stored:
-            self._repeat(context.stage, context.round, update.flow, stored[update.flow])
-            return
+        if any(flow == update.flow for flow, _ in self._journal.queued(context.stage, context.round)):
+            return  # already out; `repeat` is how it is sent again
         try:
             self._check(update, context)
-            released = self._seal(self._account(update), context)
+            message = self._message(self._account(update), context)
+            released = self._sealed(message, update.flow, context)
             self._check_cap(len(released.frame))
         except GateRefused as refusal:
             self._observe(Refused(stage=context.stage, round=context.round, rule=str(refusal), peer="gate"))
             raise
         row = self._row(released.kind, update.flow, NON_PRIVATE, context.stage, context.round, released.frame)
-        self._journal.log_and_queue(row, released.frame)
+        self._journal.log_and_queue(row, encode(message))
         self._hand_over(row, released.frame)
 
     def repeat(self, stage: int, round_: int) -> None:
-        """Send the stored frames of a round again: the same bytes."""
-        for flow, frame in self._journal.queued(stage, round_):
-            self._repeat(stage, round_, flow, frame)
+        """Send the stored messages of a round again: the same bytes in a frame with a new number."""
+        for flow, raw in self._journal.queued(stage, round_):
+            frame = self._sealer.seal(self._coordinator, decode(Kind.RELEASE, raw, "outbox"))
+            row = self._row(Kind.RELEASE, flow, REPEAT, stage, round_, frame)
+            self._journal.log(row)
+            self._hand_over(row, frame)
 
     def control(self, recipient: str, message: Message, stage: int, round_: int) -> None:
         """Send one of the closed control messages. Raises GateRefused for a message of any other kind."""
@@ -169,19 +172,20 @@ class Gate:
     def _account(self, update: Update) -> Accounted:
         return Accounted(update, NON_PRIVATE)
 
-    def _seal(self, accounted: Accounted, context: RoundContext) -> Released:
-        arrays, flow = accounted.update.arrays, accounted.update.flow
-        stage, round_ = context.stage, context.round
-        message: Message
-        match flow:
+    def _message(self, accounted: Accounted, context: RoundContext) -> Release:
+        arrays, stage, round_ = accounted.update.arrays, context.stage, context.round
+        match accounted.update.flow:
             case Flow.WEIGHTS:
-                message = WeightUpdate(stage, round_, context.model_digest, pack_vector(arrays))
+                return WeightUpdate(stage, round_, context.model_digest, pack_vector(arrays))
             case Flow.FEATURES:
                 bank = pack_bank(Bank(arrays["features"], arrays["partitions"]))
-                message = FeatureBank(stage, round_, self._sealer.box(self._readers, bank, stage, round_))
+                return FeatureBank(stage, round_, self._sealer.box(self._readers, bank, stage, round_))
             case Flow.METRICS:
-                message = MetricReport(stage, round_, pack_vector(arrays))
-        return Released(self._sealer.seal(self._coordinator, message), kind_of(message), flow, stage, round_)
+                return MetricReport(stage, round_, pack_vector(arrays))
+
+    def _sealed(self, message: Release, flow: Flow, context: RoundContext) -> Released:
+        frame = self._sealer.seal(self._coordinator, message)
+        return Released(frame, kind_of(message), flow, context.stage, context.round)
 
     def _check_cap(self, size: int) -> None:
         if size > SIZE_LIMIT:
@@ -200,11 +204,6 @@ class Gate:
         self._journal.log(row)
         self._hand_over(row, frame)
 
-    def _repeat(self, stage: int, round_: int, flow: str, frame: bytes) -> None:
-        row = self._row(Kind.RELEASE, flow, REPEAT, stage, round_, frame)
-        self._journal.log(row)
-        self._hand_over(row, frame)
-
     def _row(
         self, kind: str, flow: str, event: str, stage: int, round_: int, frame: bytes, peer: str | None = None
     ) -> SentRow:
@@ -214,5 +213,5 @@ class Gate:
     def _hand_over(self, row: SentRow, frame: bytes) -> None:
         self._send(row.peer, frame)
         self._observe(
-            Sent(stage=row.stage, round=row.round, kind=row.kind, flow=row.flow, size=row.bytes, peer=row.peer)
+            Sent(stage=row.stage, round=row.round, kind=row.kind, flow=row.flow, size=row.size, peer=row.peer)
         )

@@ -1,8 +1,8 @@
 """Arrays to bytes and back, in one canonical form each, without pickle.
 
-    model    safetensors, names sorted: what is published and kept; its SHA-256 is the model's digest
-    vector   all tensors of a model, in the order of their names, as one little-endian float32 vector: what is released
-    bank     count and width as uint32, features as float32, partitions as uint8: what is sealed site to site
+model    safetensors, names sorted: what is published and kept; its SHA-256 is the model's digest
+vector   all tensors of a model, in the order of their names, as one little-endian float32 vector: what is released
+bank     count and width as uint32, features as float32, partitions as uint8: what is sealed site to site
 """
 
 from __future__ import annotations

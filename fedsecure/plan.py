@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from fedsecure.config import Study
+from fedsecure.types import Flow
 
 
 class StageKind(StrEnum):
@@ -53,3 +54,17 @@ def schedule(study: Study) -> tuple[Stage, ...]:
         for init in inits
     )
     return (Stage(StageKind.PRETRAIN, study.pretrain.rounds), *tuning)
+
+
+def owed(study: Study, stage: int, round_: int) -> frozenset[Flow]:
+    """The flows that every site releases in a round. A site offers no other, and none other is accepted.
+
+    A site alone has nobody to share features with.
+    """
+    plan = schedule(study)[stage]
+    if round_ == plan.rounds:
+        return frozenset({Flow.METRICS}) if study.release_metrics else frozenset()
+    exchanges = study.framework == "fcl" and study.pretrain.exchange == "vectors" and len(study.sites) > 1
+    if plan.kind is StageKind.PRETRAIN and exchanges:
+        return frozenset({Flow.WEIGHTS, Flow.FEATURES})
+    return frozenset({Flow.WEIGHTS})

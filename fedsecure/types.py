@@ -130,4 +130,3 @@ class Released:
     flow: str
     stage: int
     round: int
-

@@ -14,13 +14,6 @@ from statistics import fmean
 
 import numpy as np
 import numpy.typing as npt
-
-from fedsecure.config import Study
-from fedsecure.node.store import Store
-from fedsecure.node.wiring import COORDINATOR
-from fedsecure.packing import unpack_arrays
-from fedsecure.plan import Init, Stage, StageKind, schedule
-from fedsecure.progress import Measured, RoundEnded, Scored, Step, to_json
 from fedsecure.report.results import (
     SIMULATED,
     DiceRow,
@@ -32,6 +25,13 @@ from fedsecure.report.results import (
     StudyRecord,
     TrafficRow,
 )
+
+from fedsecure.config import Study
+from fedsecure.node.store import Store
+from fedsecure.node.wiring import COORDINATOR
+from fedsecure.packing import unpack_arrays
+from fedsecure.plan import Init, Stage, StageKind, schedule
+from fedsecure.progress import Measured, RoundEnded, Scored, Step, to_json
 from sim.federation import read_metrics
 from sim.probe import pooled_probe
 from sim.world import coordinator_folder, site_folder
@@ -151,7 +151,7 @@ def _traffic(run: Path, study: Study) -> Iterator[TrafficRow]:
         totals: dict[tuple[str, str, str], list[int]] = defaultdict(list)
         store = Store(folder)
         for row in store.sent():
-            totals[row.peer, row.kind, row.flow].append(row.bytes)
+            totals[row.peer, row.kind, row.flow].append(row.size)
         store.close()
         for (peer, kind, flow), sizes in sorted(totals.items()):
             yield TrafficRow(
@@ -160,7 +160,7 @@ def _traffic(run: Path, study: Study) -> Iterator[TrafficRow]:
                 node=name,
                 peer=peer,
                 direction="down" if name == COORDINATOR else "up",
-                kind=kind,  # type: ignore[arg-type]  # the gate wrote it; the decoder checks it when it is saved
+                kind=kind,
                 flow=flow,
                 messages=len(sizes),
                 bytes=sum(sizes),
@@ -181,7 +181,7 @@ def _rounds(run: Path, study: Study) -> Iterator[RoundRow]:
         store = Store(folder)
         sent: dict[tuple[int, int], int] = defaultdict(int)
         for row in store.sent():
-            sent[row.stage, row.round] += row.bytes
+            sent[row.stage, row.round] += row.size
         store.close()
         for (stage, round_), lasted in sorted(seconds.items()):
             yield RoundRow(

@@ -17,6 +17,7 @@ from typing import Final, Literal
 import msgspec
 
 from fedsecure.config import Study
+from fedsecure.egress import SIZE_LIMIT
 from fedsecure.node.shell import Shell
 from fedsecure.node.wiring import (
     COORDINATOR,
@@ -95,7 +96,7 @@ def _make_keys(folders: dict[str, Path]) -> None:
 
 
 def _in_memory(folders: dict[str, Path], watch: Watch) -> None:
-    hub = MemoryHub()
+    hub = MemoryHub((name for name in folders if name != COORDINATOR), SIZE_LIMIT)
     shells: dict[str, Shell] = {}
     for name, folder in folders.items():
         observe = _both(metrics_writer(folder), name, watch)
@@ -107,7 +108,7 @@ def _in_memory(folders: dict[str, Path], watch: Watch) -> None:
     try:
         alive = set(shells)
         while alive:
-            alive = {name for name in alive if shells[name].pump(0.0)}
+            alive = {name for name in sorted(alive) if shells[name].pump(0.0)}
             for name in shells.keys() - alive:
                 stop = shells[name].outcome
                 if stop is not None and stop.reason != "finished":

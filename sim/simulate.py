@@ -1,8 +1,8 @@
 """A run: one or both frameworks over one world, from configuration to report, and on again where it stopped.
 
-    RUN/config.json                       what was asked for, resolved
-    RUN/results.json, RUN/report.html     both frameworks side by side
-    RUN/metrics.jsonl, *.safetensors, coordinator/, sites/     of one framework; with two, under RUN/fcl and RUN/fclopt
+RUN/config.json                       what was asked for, resolved
+RUN/results.json, RUN/report.html     both frameworks side by side
+RUN/metrics.jsonl, *.safetensors, coordinator/, sites/     of one framework; with two, under RUN/fcl and RUN/fclopt
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import Final, Protocol
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from fedsecure.report.provenance import collect as provenance_of
+from fedsecure.report.results import Results
 
 from fedsecure.config import Framework, Study, dump, load
 from fedsecure.errors import SettingsError
 from fedsecure.node.store import write_atomic
 from fedsecure.progress import Progress
 from fedsecure.report import results as results_file
-from fedsecure.report.provenance import collect as provenance_of
-from fedsecure.report.results import Results
 from sim.collect import collect, keep_models, merge_metrics, pictures
 from sim.federation import Transport, federate, finished
 from sim.world import World, build, coordinator_folder
@@ -79,7 +79,9 @@ def open_run(out: Path, wanted: Plan | None, resume: bool) -> Plan:
         raise SettingsError("nothing to resume: the run folder has no config.json (see --out)")
     held = msgspec.json.decode(config.read_bytes(), type=Plan)
     if wanted is not None and msgspec.to_builtins(wanted) != msgspec.to_builtins(held):
-        raise SettingsError("the run folder was made with other settings: resume it without new ones, or use another --out")
+        raise SettingsError(
+            "the run folder was made with other settings: resume it without new ones, or use another --out"
+        )
     return held
 
 

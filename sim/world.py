@@ -9,9 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedsecure.config import Member, Run, Site, Study, dump
 from fedsecure.data.phantom import write_phantom
 from fedsecure.data.source import Source, open_source
+
+from fedsecure.config import Member, Run, Site, Study, dump
 from fedsecure.errors import SettingsError
 from fedsecure.node.wiring import COORDINATOR, lay_out
 from fedsecure.node.workbench import load_cohort

@@ -152,7 +152,13 @@ def _run(plan: Plan | None, out: Path, cache: Path, transport: Wire, resume: boo
     say = (lambda _: None) if quiet else typer.echo
     try:
         results = simulate(
-            out, asked, cache, transport.value, lambda study: Display(study, quiet=quiet), say, ["fedsecure", *sys.argv[1:]]
+            out,
+            asked,
+            cache,
+            transport.value,
+            lambda study: Display(study, quiet=quiet),
+            say,
+            ["fedsecure", *sys.argv[1:]],
         )
     except (Interrupted, KeyboardInterrupt):
         typer.echo(f"interrupted; `fedsecure simulate --resume --out {out}` goes on from here", err=True)

@@ -1,8 +1,8 @@
 """The two nodes. Each is a pure `step(state, event) -> (state, effects)` with a thin shell that runs the effects.
 
-    events.py        what can happen to a node, and what a node can want
-    site.py          the site's machine          coordinator.py   the coordinator's machine
-    store.py         what survives a kill        shell.py         runs effects: sockets, gate, trainer, store
-    trainer.py       the trainer's door; worker.py is the process behind it
-    wiring.py        the one place that picks a transport and joins a node's parts
+events.py        what can happen to a node, and what a node can want
+site.py          the site's machine          coordinator.py   the coordinator's machine
+store.py         what survives a kill        shell.py         runs effects: sockets, gate, trainer, store
+trainer.py       the trainer's door; worker.py is the process behind it
+wiring.py        the one place that picks a transport and joins a node's parts
 """

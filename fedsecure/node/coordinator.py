@@ -36,9 +36,9 @@ from fedsecure.node.events import (
     TrainFailed,
     Veto,
 )
-from fedsecure.plan import StageKind, schedule
+from fedsecure.plan import owed, schedule
 from fedsecure.types import Flow
-from protocols.messages import FeatureBank, Hello, Leave, MetricReport, RoundDone, WeightUpdate
+from protocols.messages import FeatureBank, Hello, Leave, MetricReport, Release, RoundDone, WeightUpdate
 
 RESEND_AFTER_S: Final = 20.0  # a site that still has not begun the round by then is sent it again
 
@@ -74,21 +74,11 @@ class CoordinatorState:
 
 
 Outcome = tuple[CoordinatorState, tuple[Effect, ...]]
-Release = WeightUpdate | FeatureBank | MetricReport
 
 
 def begin(study: Study) -> CoordinatorState:
     """The state before anything happened."""
     return CoordinatorState(cohort=tuple(sorted(member.name for member in study.sites)))
-
-
-def owed(study: Study, stage: int, round_: int) -> frozenset[Flow]:
-    """The flows that every site releases in a round; nothing else is accepted in it."""
-    plan = schedule(study)[stage]
-    if round_ == plan.rounds:
-        return frozenset({Flow.METRICS}) if study.release_metrics else frozenset()
-    exchanges = plan.kind is StageKind.PRETRAIN and study.framework == "fcl" and study.pretrain.exchange == "vectors"
-    return frozenset({Flow.WEIGHTS, Flow.FEATURES} if exchanges else {Flow.WEIGHTS})
 
 
 def step(study: Study, state: CoordinatorState, event: Event) -> Outcome:
@@ -107,7 +97,9 @@ def step(study: Study, state: CoordinatorState, event: Event) -> Outcome:
         case Prepared(stage, model_digest) if state.phase is Phase.PREPARING and stage == state.stage:
             return _open(study, replace(state, round=0, model_digest=model_digest, shared=()))
         case Aggregated(stage, round_, model_digest) if _aggregating(state, stage, round_):
-            return _open(study, replace(state, round=round_ + 1, model_digest=model_digest, shared=_shared(study, state)))
+            return _open(
+                study, replace(state, round=round_ + 1, model_digest=model_digest, shared=_shared(study, state))
+            )
         case FrameIn(sender, message):
             return _frame(study, state, sender, message)
         case _:

@@ -26,11 +26,14 @@ from fedsecure.node.trainer import Answer, PreparedModel, PrepareOrder
 from fedsecure.node.workbench import MODEL
 from fedsecure.packing import Malformed, digest, pack_model, schema, unpack_model, unpack_vector
 from fedsecure.plan import StageKind, schedule
+from protocols.box import box_digest
 from protocols.codec import decode, encode
 from protocols.messages import (
     BankRef,
     BankRelay,
+    CloseReason,
     FeatureBank,
+    Kind,
     MetricReport,
     RoundOpen,
     SealedBox,
@@ -54,8 +57,8 @@ class CoordinatorShell(Shell):
         super().close()
         self._transport.close()
 
-    def _receive(self, timeout: float) -> list[bytes]:
-        return [frame for _, frame in self._transport.poll(timeout)]
+    def _receive(self, timeout: float) -> list[tuple[str, bytes]]:
+        return self._transport.poll(timeout)
 
     def _step(self, event: Event) -> tuple[Effect, ...]:
         before = (self._state.phase, self._state.stage, self._state.round)
@@ -86,7 +89,9 @@ class CoordinatorShell(Shell):
                 self._open_round(site, stage, round_, banks)
             case CloseStudy(sites, finished):
                 for site in sites:
-                    self._gate.control(site, StudyClosed("finished" if finished else "aborted"), *self._position())
+                    self._gate.control(
+                        site, StudyClosed(CloseReason.FINISHED if finished else CloseReason.ABORTED), *self._position()
+                    )
             case Persist():
                 self._save(coordinator=msgspec.json.encode(self._state))
             case _:
@@ -96,8 +101,8 @@ class CoordinatorShell(Shell):
         match message:
             case WeightUpdate(stage=stage, round=round_, vector=vector):
                 self._store.write(_update(stage, round_, sender), vector)
-            case FeatureBank(stage=stage, round=round_, box=box):
-                self._store.write(_bank(stage, round_, sender), encode(box))
+            case FeatureBank(stage=stage, round=round_):
+                self._store.write(_bank(stage, round_, sender), encode(message))
             case MetricReport(stage=stage, round=round_, values=values):
                 self._store.write(f"metrics/{stage}-{round_}/{sender}.f32", values)
 
@@ -132,12 +137,17 @@ class CoordinatorShell(Shell):
 
     def _open_round(self, site: str, stage: int, round_: int, banks: tuple[str, ...]) -> None:
         model = self._store.read(_model(stage, round_))
-        boxes = {other: self._store.read(_bank(stage, round_ - 1, other)) for other in banks}
-        refs = tuple(BankRef(other, digest(raw)) for other, raw in boxes.items())
+        boxes = {other: self._bank(stage, round_ - 1, other) for other in sorted(banks)}
+        refs = tuple(BankRef(other, box_digest(box)) for other, box in boxes.items())
         self._gate.publish(site, RoundOpen(stage, round_, digest(model), refs, model), stage, round_)
-        for other, raw in boxes.items():
-            box = decode(SealedBox, raw, other)
-            self._gate.publish(site, BankRelay(stage, round_, other, box), stage, round_)
+        for other, box in boxes.items():
+            self._gate.publish(site, BankRelay(stage, round_ - 1, other, box), stage, round_)
+
+    def _bank(self, stage: int, round_: int, site: str) -> SealedBox:
+        message = decode(Kind.RELEASE, self._store.read(_bank(stage, round_, site)), site)
+        if not isinstance(message, FeatureBank):
+            raise RuntimeError("a stored bank is not one")
+        return message.box
 
 
 def _model(stage: int, round_: int) -> str:
@@ -150,5 +160,3 @@ def _update(stage: int, round_: int, site: str) -> str:
 
 def _bank(stage: int, round_: int, site: str) -> str:
     return f"banks/{stage}-{round_}/{site}.box"
-
-

@@ -10,12 +10,11 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
-from typing import Final
 
 import msgspec
 
 from fedsecure.config import Study
-from fedsecure.egress import Gate
+from fedsecure.egress import SIZE_LIMIT, Gate
 from fedsecure.errors import GateRefused
 from fedsecure.node.events import Effect, Event, FrameIn, Refuse, Restarted, RoundOver, Stop, Tick, TrainFailed, Veto
 from fedsecure.node.store import Store
@@ -26,8 +25,6 @@ from keys.identity import Identity
 from keys.roster import Roster
 from protocols.envelope import ReplayGuard, open_frame
 from protocols.errors import ProtocolError
-
-FRAME_LIMIT: Final = 1 << 30  # bytes; wiring sets the transport's own, tighter one
 
 
 class Shell(ABC):
@@ -64,8 +61,8 @@ class Shell(ABC):
 
     def pump(self, timeout: float) -> bool:
         """One turn of the loop, waiting at most `timeout` seconds for a frame. False when the node has stopped."""
-        for frame in self._receive(timeout):
-            self._open(frame)
+        for peer, frame in self._receive(timeout):
+            self._open(peer, frame)
         for answer in self._trainer.poll():
             self._answer(answer)
         self._events.append(Tick(self._clock()))
@@ -84,8 +81,8 @@ class Shell(ABC):
         self._store.close()
 
     @abstractmethod
-    def _receive(self, timeout: float) -> list[bytes]:
-        """Frames that came in, in order."""
+    def _receive(self, timeout: float) -> list[tuple[str, bytes]]:
+        """(authenticated peer, frame), in order."""
 
     @abstractmethod
     def _step(self, event: Event) -> tuple[Effect, ...]:
@@ -101,11 +98,19 @@ class Shell(ABC):
 
     # --- shared parts ---
 
-    def _open(self, frame: bytes) -> None:
+    def _open(self, peer: str, frame: bytes) -> None:
         try:
-            opened = open_frame(frame, self.name, self._study.digest(), self._roster, self._replay, FRAME_LIMIT)
+            opened = open_frame(
+                frame,
+                peer=peer,
+                me=self.name,
+                study=self._study.digest(),
+                roster=self._roster,
+                replay=self._replay,
+                maximum=SIZE_LIMIT,
+            )
         except ProtocolError as error:
-            self._refused(error.peer or "unknown", error.rule)
+            self._refused(error.peer, error.rule)
             return
         self._events.append(FrameIn(opened.sender, opened.message))
 

@@ -37,9 +37,8 @@ from fedsecure.node.events import (
     TrainFailed,
     Veto,
 )
-from fedsecure.packing import digest
 from fedsecure.plan import schedule
-from protocols.codec import encode
+from protocols.box import box_digest
 from protocols.messages import BankRelay, RoundOpen, StudyClosed
 
 HELLO_EVERY_S: Final = 2.0
@@ -126,9 +125,7 @@ def _open(study: Study, state: SiteState, sender: str, message: RoundOpen) -> Ou
     if not missing.keys() <= others:
         return state, (Refuse(sender, "a bank is announced from outside the cohort"),)
     cancel = (CancelTraining(),) if state.phase is Phase.TRAINING else ()
-    opened = replace(
-        state, phase=Phase.GATHERING, current=asked, missing=missing, banks=tuple(sorted(missing))
-    )
+    opened = replace(state, phase=Phase.GATHERING, current=asked, missing=missing, banks=tuple(sorted(missing)))
     following, effects = _train_if_complete(opened)
     return following, (*cancel, KeepIncoming(sender, message), *effects)
 
@@ -136,7 +133,7 @@ def _open(study: Study, state: SiteState, sender: str, message: RoundOpen) -> Ou
 def _bank(state: SiteState, sender: str, message: BankRelay) -> Outcome:
     if state.phase is not Phase.GATHERING or message.site not in state.missing:
         return state, ()  # late or repeated, harmless
-    if digest(encode(message.box)) != state.missing[message.site]:
+    if box_digest(message.box) != state.missing[message.site]:
         return state, (Refuse(sender, "relayed another bank than it announced"),)
     missing = {site: digest for site, digest in state.missing.items() if site != message.site}
     following, effects = _train_if_complete(replace(state, missing=missing))

@@ -27,11 +27,12 @@ from fedsecure.node.site import SiteState, step
 from fedsecure.node.trainer import Answer, Trained, TrainOrder
 from fedsecure.node.workbench import MODEL
 from fedsecure.packing import Malformed, digest, schema, unpack_arrays, unpack_bank, unpack_model
+from fedsecure.plan import owed
 from fedsecure.progress import Refused
-from fedsecure.types import Flow, Update
-from protocols.envelope import open_box
+from fedsecure.types import Update
+from protocols.box import BoxContext, open_box
 from protocols.errors import ProtocolError
-from protocols.messages import BankRelay, Hello, Leave, RoundDone, RoundOpen, SealedBox
+from protocols.messages import BankRelay, Hello, Leave, LeaveReason, RoundDone, RoundOpen, SealedBox
 from protocols.transport.base import ClientTransport
 
 
@@ -52,8 +53,8 @@ class SiteShell(Shell):
         super().close()
         self._transport.close()
 
-    def _receive(self, timeout: float) -> list[bytes]:
-        return self._transport.poll(timeout)
+    def _receive(self, timeout: float) -> list[tuple[str, bytes]]:
+        return [(self._roster.coordinator, frame) for frame in self._transport.poll(timeout)]
 
     def _step(self, event: Event) -> tuple[Effect, ...]:
         self._state, effects = step(self._study, self._roster.coordinator, self._state, event)
@@ -73,7 +74,7 @@ class SiteShell(Shell):
             case SayHello(stage, round_, done):
                 self._control(Hello(self._boot, stage, round_, done))
             case SayLeave(reason):
-                self._control(Leave(reason))
+                self._control(Leave(LeaveReason(reason)))
             case KeepIncoming(_, RoundOpen() as message):
                 self._keep_model(message)
             case KeepIncoming(_, BankRelay(site=site, box=box)):
@@ -120,19 +121,18 @@ class SiteShell(Shell):
         self._trainer.order(TrainOrder(stage, round_, tuple(opened)))
 
     def _open_bank(self, site: str, stage: int, round_: int) -> bytes:
-        box = self._boxes[site]
-        raw = open_box(box, self._identity, self.name, self._study.digest(), stage, round_, site, self._roster)
+        context = BoxContext(self._study.digest(), stage, round_, site)
+        raw = open_box(self._boxes[site], context, identity=self._identity, me=self.name, roster=self._roster)
         settings = self._study.pretrain
         unpack_bank(raw, self._study.model.features, settings.bank, settings.partitions)
         return raw
 
     def _release(self, stage: int, round_: int) -> None:
         context = RoundContext(stage, round_, schema(unpack_model(self._store.read(MODEL))), self._model_digest)
-        for flow in self._flows:
+        missing = owed(self._study, stage, round_) - set(self._flows)
+        if missing:
+            raise GateRefused(f"the trainer did not produce what the round owes: {', '.join(sorted(missing))}")
+        for flow in sorted(owed(self._study, stage, round_)):
             arrays = unpack_arrays(self._store.read(f"outgoing/{flow}.safetensors"))
-            try:
-                update = Update(Flow(flow), arrays)
-            except ValueError:
-                raise GateRefused("a flow that the gate does not know") from None
-            self._gate.release(update, context)
+            self._gate.release(Update(flow, arrays), context)
         self._control(RoundDone(stage, round_))

@@ -1,4 +1,4 @@
-"""What survives a kill: one SQLite file for small state and sealed frames, plain files for models and sealed banks.
+"""What survives a kill: one SQLite file for small state and what was released, plain files for models and sealed banks.
 
 A node's folder is its own: study.json, identity.key, roster, node.db, metrics.jsonl, models/, incoming/, state/,
 pictures/. Nothing in it is sent except through the gate.
@@ -16,7 +16,7 @@ from fedsecure.egress import SentRow
 _TABLES = """
 CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS outbox (
-    stage INTEGER NOT NULL, round INTEGER NOT NULL, flow TEXT NOT NULL, frame BLOB NOT NULL,
+    stage INTEGER NOT NULL, round INTEGER NOT NULL, flow TEXT NOT NULL, message BLOB NOT NULL,
     PRIMARY KEY (stage, round, flow)) STRICT;
 CREATE TABLE IF NOT EXISTS sent (
     seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, flow TEXT NOT NULL, event TEXT NOT NULL, stage INTEGER NOT NULL,
@@ -55,22 +55,22 @@ class Store:
 
     # --- outbox and the record of what was sent ---
 
-    def log_and_queue(self, row: SentRow, frame: bytes) -> None:
-        """The log row and the sealed frame in one transaction, before anything leaves (architecture.md 2)."""
+    def log_and_queue(self, row: SentRow, message: bytes) -> None:
+        """The log row and the message in one transaction, before anything leaves (architecture.md 2)."""
         with self._transaction():
             self._log(row)
             # Only the current round can be asked for again.
             self._db.execute("DELETE FROM outbox WHERE (stage, round) < (?, ?)", (row.stage, row.round))
-            self._db.execute("INSERT INTO outbox VALUES (?, ?, ?, ?)", (row.stage, row.round, row.flow, frame))
+            self._db.execute("INSERT INTO outbox VALUES (?, ?, ?, ?)", (row.stage, row.round, row.flow, message))
 
     def log(self, row: SentRow) -> None:
         with self._transaction():
             self._log(row)
 
     def queued(self, stage: int, round_: int) -> list[tuple[str, bytes]]:
-        """(flow, frame) of a round, in the order in which they were sealed."""
-        query = "SELECT flow, frame FROM outbox WHERE stage = ? AND round = ? ORDER BY rowid"
-        return [(str(flow), bytes(frame)) for flow, frame in self._db.execute(query, (stage, round_))]
+        """(flow, message) of a round, in the order in which they were released."""
+        query = "SELECT flow, message FROM outbox WHERE stage = ? AND round = ? ORDER BY rowid"
+        return [(str(flow), bytes(message)) for flow, message in self._db.execute(query, (stage, round_))]
 
     def released_bytes(self) -> int:
         """All bytes of kind release that were ever sealed for sending, whole frames, each once."""

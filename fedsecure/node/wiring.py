@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from fedsecure.config import Run, Site, Study, dump, load
-from fedsecure.egress import Gate
+from fedsecure.egress import SIZE_LIMIT, Gate
 from fedsecure.node.coordinator_shell import CoordinatorShell
 from fedsecure.node.events import Stop
 from fedsecure.node.shell import run
@@ -22,6 +22,7 @@ from fedsecure.node.site_shell import SiteShell
 from fedsecure.node.store import Store, write_atomic
 from fedsecure.node.trainer import InlineTrainer, ProcessTrainer, Trainer
 from fedsecure.progress import Observe, Progress, to_json
+from keys import keystore
 from keys.identity import Identity
 from keys.roster import Roster
 from protocols.transport.base import ClientTransport, ServerTransport
@@ -55,14 +56,12 @@ def build_site(folder: Path, transport: ClientTransport, trainer: Trainer, obser
     site = load(Site, (folder / "site.json").read_bytes())
     identity, roster, store = _own(folder)
     boot = store.next_boot()
-    readers = {name: roster.of(name) for name in roster.sites if name != site.name}
+    readers = {name: roster.members[name] for name in roster.sites if name != site.name}
     gate = Gate(
         identity, site.name, study, boot, readers, roster.coordinator, store,
         lambda _, frame: transport.send(frame), observe, site.maximum_upload,
     )  # fmt: skip
-    return SiteShell(
-        site.name, study, identity, roster, store, gate, trainer, observe, transport=transport, boot=boot
-    )
+    return SiteShell(site.name, study, identity, roster, store, gate, trainer, observe, transport=transport, boot=boot)
 
 
 def build_coordinator(folder: Path, transport: ServerTransport, trainer: Trainer, observe: Observe) -> CoordinatorShell:
@@ -81,8 +80,8 @@ def run_site(folder: Path) -> Stop:
     """A site as a process: CURVE to the coordinator, training in a worker process; until it stops."""
     site = load(Site, (folder / "site.json").read_bytes())
     roster = Roster.from_bytes((folder / "roster").read_bytes())
-    identity = Identity.load(folder / "identity.key")
-    transport = CurveClient(site.coordinator, identity, roster)
+    identity = keystore.load(folder / "identity.key")
+    transport = CurveClient(identity, roster, maximum=SIZE_LIMIT, endpoint=site.coordinator)
     shell = build_site(folder, transport, ProcessTrainer(folder), metrics_writer(folder))
     return run(shell, _until_told(folder, shell.veto))
 
@@ -90,7 +89,8 @@ def run_site(folder: Path) -> Stop:
 def run_coordinator(folder: Path, endpoint: str) -> Stop:
     """The coordinator as a process. Writes the endpoint it bound to the file `endpoint` of its folder."""
     roster = Roster.from_bytes((folder / "roster").read_bytes())
-    transport = CurveServer(endpoint, Identity.load(folder / "identity.key"), roster)
+    identity = keystore.load(folder / "identity.key")
+    transport = CurveServer(identity, roster, maximum=SIZE_LIMIT, endpoint=endpoint)
     shell = build_coordinator(folder, transport, ProcessTrainer(folder), metrics_writer(folder))
     write_atomic(folder / "endpoint", transport.endpoint.encode())
     return run(shell, _until_told(folder, shell.veto))
@@ -108,7 +108,7 @@ def explain(folder: Path, stop: Stop) -> None:
 
 def _own(folder: Path) -> tuple[Identity, Roster, Store]:
     roster = Roster.from_bytes((folder / "roster").read_bytes())
-    return Identity.load(folder / "identity.key"), roster, Store(folder)
+    return keystore.load(folder / "identity.key"), roster, Store(folder)
 
 
 def _until_told(folder: Path, veto: Callable[[], None]) -> Callable[[], bool]:
