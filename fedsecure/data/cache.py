@@ -1,8 +1,8 @@
 """Prepared volumes on the site's own disk, so that they are prepared once and memory never grows with the data set.
 
 An entry is KEY.image.npy, KEY.label.npy where there is a label, and KEY.json, written last: without it there is no
-entry. Files appear by rename, so processes that prepare the same volume at once write the same bytes and disturb nobody.
-What is read is checked against the digests in KEY.json; anything that does not hold is prepared anew.
+entry. Files appear by rename, so processes that prepare the same volume at once write the same bytes and do not disturb
+each other. What is read is checked against the digests in KEY.json; anything that does not hold is prepared anew.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any
 
 import msgspec
 import numpy as np
@@ -99,7 +99,7 @@ class Store:
         _replace(self._path(key, "json"), lambda file: file.write(record))
 
 
-def _replace(path: Path, write: Callable[[BinaryIO], object]) -> str:
+def _replace(path: Path, write: Callable[[IO[bytes]], object]) -> str:
     """Write a file beside `path`, then rename it; gives the SHA-256 of what was written."""
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as file:
@@ -118,7 +118,7 @@ def _replace(path: Path, write: Callable[[BinaryIO], object]) -> str:
     return digest
 
 
-def _map(path: Path, digest: str) -> npt.NDArray[np.generic]:
+def _map(path: Path, digest: str) -> npt.NDArray[Any]:
     """A .npy file as a read-only array on its mapped pages. Raises ValueError when it is not what was written.
 
     numpy.memmap holds a file descriptor for each array, and a cine data set has thousands of volumes; torch's mapping

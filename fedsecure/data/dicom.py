@@ -162,7 +162,7 @@ def _pixels(header: Dataset, file: Path) -> FloatArray:
         stored = header.pixel_array
     except (RuntimeError, NotImplementedError, ImportError, AttributeError, ValueError, TypeError, OSError):
         reason = (
-            "the compressed pixel data cannot be decoded here: store it uncompressed, or install pylibjpeg with its plug-ins"
+            "the compressed pixel data cannot be decoded here: store the series uncompressed, or install pylibjpeg"
             if header.file_meta.TransferSyntaxUID.is_compressed
             else "the pixel data is incomplete or damaged"
         )

@@ -56,7 +56,7 @@ class Patient:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """All patients of one site, sorted by name. `structures` names the label values 1, 2, ... where the layout tells."""
+    """All patients of one site, sorted by name. `structures` names label values 1, 2, ... where the layout tells."""
 
     patients: tuple[Patient, ...]
     structures: tuple[str, ...] | None

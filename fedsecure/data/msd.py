@@ -1,4 +1,4 @@
-"""The layout of the Medical Segmentation Decathlon (Antonelli et al., Nature Communications 13, 2022), and its flat kin.
+"""The layout of the Medical Segmentation Decathlon (Antonelli et al., Nature Communications 13, 2022), and a flat form.
 
     dataset.json                 names of the label values; may be absent
     imagesTr/  labelsTr/         a file per patient, the same name in both

@@ -10,6 +10,8 @@ from typing import Any, BinaryIO, cast
 import nibabel
 import numpy as np
 import numpy.typing as npt
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 
 from fedsecure.data.layout import Raw
 from fedsecure.errors import DataError
@@ -54,7 +56,7 @@ def frame_indices(path: Path) -> tuple[int | None, ...]:
         with _open(path) as file:
             start = file.read(_LONGEST_HEADER)
         shape = _kind(start, path).header_class(start[: _header_size(start, path)], check=False).get_data_shape()
-    except (OSError, EOFError, zlib.error, DataError, nibabel.spatialimages.HeaderDataError):
+    except (OSError, EOFError, zlib.error, DataError, HeaderDataError):
         return (None,)
     frames = int(shape[3]) if len(shape) > 3 else 1
     return (None,) if frames <= 1 else tuple(range(frames))
@@ -102,7 +104,7 @@ def _parse(content: bytes, path: Path) -> Any:
     try:
         image = _kind(content, path).from_bytes(content)
         end = image.dataobj.offset + int(np.prod(image.shape, dtype=np.int64)) * image.get_data_dtype().itemsize
-    except (nibabel.spatialimages.HeaderDataError, nibabel.filebasedimages.ImageFileError, ValueError, OverflowError):
+    except (HeaderDataError, ImageFileError, ValueError, OverflowError):
         raise DataError("not a NIfTI file: its header does not hold", path) from None
     if image.get_data_dtype().kind not in "iuf":
         raise DataError("voxels are colours or complex numbers; one real number per voxel is needed", path)

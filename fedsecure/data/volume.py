@@ -12,8 +12,9 @@ In this order, the same on every site:
 
 z is the third axis as stored, the one through the slices. It is never resampled or swapped with another. With an
 orientation code it grows towards the code's third letter in every volume, which flips volumes stored the other way;
-a volume whose slices lie across another direction is refused. Where headers are not to be trusted, or slices are oblique
-as in short-axis MR, set `orientation` to none: all axes stay as stored, as do ACDC's slices, base to apex.
+a volume whose slices are stacked along another direction is refused. Where headers are not to be trusted, or slices are
+oblique as in short-axis MR, `orientation = "stored"` keeps all axes as in the file. ACDC's slices run base to apex as
+stored, and its headers all say RAS: with "RAS" and with "stored" they stay base to apex.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from fedsecure.data.nifti import NiftiReader, axis_codes
 from fedsecure.errors import DataError
 from fedsecure.types import FloatArray, LabelArray
 
+STORED = "stored"  # the orientation that leaves all axes as in the file
 _AXES = (("L", "R"), ("P", "A"), ("I", "S"))
 _WHOLE = 1e-4  # labels scaled by a header may miss their whole number by this much
 
@@ -90,17 +92,17 @@ def prepare_frame(frame: FrameFiles, settings: DataSettings, reader: FrameReader
 
 def reverses_z(raw: Raw, settings: DataSettings) -> bool:
     """Whether `orientation` makes slices run the other way than they are stored."""
-    return settings.orientation is not None and axis_codes(raw.affine)[2] != settings.orientation[2]
+    return settings.orientation != STORED and axis_codes(raw.affine)[2] != settings.orientation[2]
 
 
 def _oriented(raw: Raw, settings: DataSettings, mode: str, file: Path) -> Any:
     """Steps 1 and 2: a MetaTensor [1, X, Y, Z]."""
     volume = MetaTensor(torch.from_numpy(raw.voxels)[None], affine=torch.from_numpy(raw.affine))
-    if settings.orientation is not None:
+    if settings.orientation != STORED:
         if axis_codes(raw.affine)[2] not in "SI":
             raise DataError(
-                'slices do not lie across the body\'s long axis, as the orientation code asks: write orientation = "none" '
-                "in the study's data settings to take slices as stored, or store axial slices",
+                "slices are not stacked along the body's long axis, as the orientation code asks: write "
+                'orientation = "stored" in the data settings to take axes as in the file, or store axial slices',
                 file,
             )
         volume = Orientation(axcodes=settings.orientation, labels=_AXES)(volume)
@@ -162,15 +164,15 @@ def _check_image(voxels: FloatArray, file: Path) -> None:
 def _check_label(label: Raw, image: Raw, settings: DataSettings, file: Path) -> None:
     if label.voxels.shape != image.voxels.shape:
         raise DataError(f"the label's shape {label.voxels.shape} is not its image's {image.voxels.shape}", file)
-    if settings.orientation is not None and axis_codes(label.affine) != axis_codes(image.affine):
+    if settings.orientation != STORED and axis_codes(label.affine) != axis_codes(image.affine):
         raise DataError("the label's header gives other axis directions than its image's: one of them is wrong", file)
     whole = np.rint(label.voxels)
     if not (np.abs(label.voxels - whole) <= _WHOLE).all():
         raise DataError("the label holds values that are not whole numbers", file)
-    top = len(settings.structures)
-    if whole.min() < 0 or whole.max() > top:
+    low, high, top = int(whole.min()), int(whole.max()), len(settings.structures)
+    if low < 0 or high > top:
         raise DataError(
-            f"the label holds the value {int(whole.max() if whole.max() > top else whole.min())}, outside the label map: "
-            f"0 is background, 1 to {top} are the study's structures",
+            f"the label holds the value {high if high > top else low}, outside the label map: 0 is background, "
+            f"1 to {top} are the study's structures",
             file,
         )
