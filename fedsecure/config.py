@@ -30,7 +30,8 @@ class DataSettings(_Frozen):
     """How a volume becomes slices. The same on all sites, or their slices would not be comparable."""
 
     structures: tuple[str, ...] = ("RV cavity", "LV myocardium", "LV cavity")  # label values 1, 2, ...
-    orientation: Annotated[str, StringConstraints(pattern=r"^[RL][AP][SI]$")] | None = "RAS"  # None: as stored
+    # "RAS" and its kin by the file's header, or "stored": axes stay as in the file (TOML cannot say None)
+    orientation: Annotated[str, StringConstraints(pattern=r"^([RL][AP][SI]|stored)$")] = "RAS"
     spacing_mm: tuple[float, float] | None = None  # in-plane (y, x); None where headers are nominal
     crop: Annotated[int, Field(ge=16)] | None = None  # centre crop/pad in pixels before resizing; None: pad to square
     size: Annotated[int, Field(ge=32, multiple_of=16)] = 64  # pixels of the square that the network sees

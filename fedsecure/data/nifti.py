@@ -1,0 +1,132 @@
+"""NIfTI files, checked: the only module that knows nibabel."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import nibabel
+import numpy as np
+import numpy.typing as npt
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+
+from fedsecure.data.layout import Raw
+from fedsecure.errors import DataError
+
+_KINDS = (nibabel.Nifti1Image, nibabel.Nifti2Image)
+_LONGEST_HEADER = 540
+
+
+class NiftiReader:
+    """Reads volumes one by one. Keeps the last file read, because all frames of a cine lie in one."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._image: Any = None
+
+    def read(self, path: Path, index: int | None) -> Raw:
+        """The volume of a 3D file (index None), or one frame of a 4D file. Voxels are scaled as the header says.
+
+        Raises DataError: unreadable, damaged or truncated, not NIfTI, 2D, no slices, colour or complex voxels, several
+        volumes where one is expected, a singular affine.
+        """
+        if path != self._path:
+            self._image = _parse(_content(path), path)
+            self._path = path
+        _check_shape(self._image.shape, index, path)
+        x, y, z = self._image.shape[:3]
+        voxels = self._image.dataobj[..., index] if index is not None else np.asanyarray(self._image.dataobj)
+        affine = np.asarray(self._image.affine, dtype=np.float64)
+        if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+            raise DataError("the header's geometry does not hold: its affine cannot be inverted", path)
+        # A float64 beyond float32 becomes infinite here, and is refused as such by whoever looks at the voxels.
+        with np.errstate(over="ignore"):
+            return Raw(np.asarray(voxels, dtype=np.float32).reshape(x, y, z), affine)
+
+
+def frame_indices(path: Path) -> tuple[int | None, ...]:
+    """One entry per volume in the file: (None,) for 3D, (0, 1, ...) for 4D. Reads the header alone.
+
+    (None,) also where the header cannot be read: reading the volume will say why.
+    """
+    try:
+        with _open(path) as file:
+            start = file.read(_LONGEST_HEADER)
+        shape = _kind(start, path).header_class(start[: _header_size(start, path)], check=False).get_data_shape()
+    except (OSError, EOFError, zlib.error, DataError, HeaderDataError):
+        return (None,)
+    frames = int(shape[3]) if len(shape) > 3 else 1
+    return (None,) if frames <= 1 else tuple(range(frames))
+
+
+def write(path: Path, voxels: npt.NDArray[np.generic], affine: npt.NDArray[np.float64]) -> None:
+    """An array [X, Y, Z] or [X, Y, Z, T] as a NIfTI-1 file, in the array's own type."""
+    nibabel.save(nibabel.Nifti1Image(voxels, affine), path)
+
+
+def axis_codes(affine: npt.NDArray[np.float64]) -> str:
+    """The direction in which each array axis grows, e.g. "RAS"; for oblique volumes the nearest one."""
+    return "".join(nibabel.aff2axcodes(affine))
+
+
+def _open(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path, "rb")) if path.name.endswith(".gz") else path.open("rb")
+
+
+def _content(path: Path) -> bytes:
+    # The whole file, not only the frame asked for: gzip's checksum stands at the end.
+    try:
+        with _open(path) as file:
+            return file.read()
+    except EOFError:
+        raise DataError("the gzip stream ends early: the file is truncated, copy it again", path) from None
+    except (gzip.BadGzipFile, zlib.error):
+        raise DataError("the gzip stream is damaged, or the file is not gzip: copy it again", path) from None
+    except OSError as error:
+        raise DataError(f"the file cannot be read: {error.strerror}", path) from None
+
+
+def _kind(content: bytes, path: Path) -> Any:
+    for kind in _KINDS:
+        if kind.header_class.may_contain_header(content):
+            return kind
+    raise DataError("not a NIfTI file", path)
+
+
+def _header_size(content: bytes, path: Path) -> int:
+    return int(_kind(content, path).header_class.template_dtype.itemsize)
+
+
+def _parse(content: bytes, path: Path) -> Any:
+    try:
+        image = _kind(content, path).from_bytes(content)
+        end = image.dataobj.offset + int(np.prod(image.shape, dtype=np.int64)) * image.get_data_dtype().itemsize
+    except (HeaderDataError, ImageFileError, ValueError, OverflowError):
+        raise DataError("not a NIfTI file: its header does not hold", path) from None
+    if image.get_data_dtype().kind not in "iuf":
+        raise DataError("voxels are colours or complex numbers; one real number per voxel is needed", path)
+    if end > len(content):
+        raise DataError("the file ends before its last voxel: it is truncated, copy it again", path)
+    return image
+
+
+def _check_shape(shape: tuple[int, ...], index: int | None, path: Path) -> None:
+    if 0 in shape:
+        raise DataError("the image has zero slices or zero pixels", path)
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) < 3 or (len(shape) == 3 and shape[2] == 1):
+        raise DataError("the image is 2D: a volume has two slices or more", path)
+    if len(shape) > 4:
+        raise DataError(f"the image has {len(shape)} axes; a volume has 3, a cine 4", path)
+    if index is None and len(shape) == 4:
+        raise DataError(
+            f"the image has {shape[3]} modalities on its fourth axis and there is no modality setting to pick one: "
+            "store the modality to use as a 3D file",
+            path,
+        )
+    if index is not None and (len(shape) == 3 or index >= shape[3]):
+        raise DataError("the file has fewer frames than the image it belongs to", path)
