@@ -1,0 +1,196 @@
+"""`report.html`: one file with everything in it, for a reader at the hospital. No script, no request to anywhere.
+
+All words and layout stand in `page.html` and `page.css`; this module gathers what they show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from fedsecure.config import Framework
+from fedsecure.report import figures, wire
+from fedsecure.report.pictures import Pictures, Strip, strips, structure_colour
+from fedsecure.report.results import Mode, Representation, Results
+from fedsecure.report.summary import Estimate, Group, differences, means, unit_means
+from fedsecure.report.svg import css
+
+
+@dataclass(frozen=True, slots=True)
+class DiceLine:
+    """One row of the Dice table: the random start, and beside it each framework with its paired difference."""
+
+    labelled: int
+    structure: str | None
+    random: Estimate | None
+    pretrained: Mapping[Framework, Estimate]
+    difference: Mapping[Framework, Estimate]
+
+
+@dataclass(frozen=True, slots=True)
+class DiceBlock:
+    mode: Mode
+    chart: Markup
+    lines: tuple[DiceLine, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WireBlock:
+    framework: Framework
+    kinds: tuple[wire.KindTotal, ...]
+    sites: tuple[wire.SiteTotal, ...]
+    chart: Markup | None
+
+    @property
+    def features(self) -> bool:
+        return any(total.flow == "features" for total in self.kinds)
+
+
+@dataclass(frozen=True, slots=True)
+class KnnLine:
+    """Mean over seeds and, if `probe` is "site", over sites."""
+
+    framework: Framework
+    probe: str
+    accuracy: float
+    chance: float
+    norm: float
+    neighbours: int
+
+
+def write_report(results: Results, pictures: Pictures, path: Path) -> None:
+    """Write the report of `results` to `path`.
+
+    pictures: "<random or framework>/<mode>/<N>/<site>/<k>/image|label|prediction" -> uint8 [H, W]; may be empty.
+    Raises SettingsError if matplotlib is not installed or a picture does not hold.
+    """
+    page = _page(results, pictures)
+    scratch = path.with_name(path.name + ".tmp")
+    scratch.write_text(page, "utf-8")
+    scratch.replace(path)
+
+
+def _page(results: Results, pictures: Pictures) -> str:
+    settings = results.studies[0].settings
+    structures: Sequence[str] = settings["data"]["structures"]
+    drawn, cases = strips(pictures, structures)
+    environment = Environment(
+        loader=PackageLoader("fedsecure.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"size": _size, "signed": _signed, "duration": _duration}
+    return environment.get_template("page.html").render(
+        results=results,
+        names=figures.NAMES,
+        settings=settings,
+        flat=_flat(settings),
+        sites=[member["name"] for member in settings["sites"]],
+        losses=figures.loss_charts(results),
+        dice=_dice(results, structures),
+        strips=drawn,
+        cases=cases,
+        picture_columns=_columns(drawn),
+        legend=[(name, css(structure_colour(i))) for i, name in enumerate(structures)],
+        knn=_knn(results.representation),
+        knn_chart=figures.knn_chart(results.representation) if results.representation else None,
+        wires=[_wire(results, framework) for framework in results.frameworks],
+    )
+
+
+def _dice(results: Results, structures: Sequence[str]) -> list[DiceBlock]:
+    mean, pairs, units = means(results), differences(results), unit_means(results.dice)
+    dots = {group: list(values.values()) for group, values in units.items()}
+
+    def line(mode: Mode, labelled: int, structure: str | None) -> DiceLine:
+        groups = {framework: Group(framework, mode, labelled, structure) for framework in results.frameworks}
+        return DiceLine(
+            labelled,
+            structure,
+            mean.get(Group(None, mode, labelled, structure)),
+            {framework: mean[group] for framework, group in groups.items() if group in mean},
+            {framework: pairs[group] for framework, group in groups.items() if group in pairs},
+        )
+
+    modes: tuple[Mode, ...] = ("local", "federated")
+    blocks = []
+    for mode in modes:
+        labelled = sorted({group.labelled for group in mean if group.mode == mode})
+        if labelled:
+            lines = tuple(line(mode, n, structure) for n in labelled for structure in (*structures, None))
+            blocks.append(DiceBlock(mode, figures.dice_chart(mode, mean, dots), lines))
+    return blocks
+
+
+def _knn(rows: Sequence[Representation]) -> list[KnnLine]:
+    lines = []
+    for framework, probe in dict.fromkeys((row.framework, row.probe) for row in rows):
+        own = [row for row in rows if (row.framework, row.probe) == (framework, probe)]
+        accuracy, chance, norm = (
+            fmean(values)
+            for values in zip(
+                *((row.knn_partition_accuracy, row.chance, row.embedding_mean_norm) for row in own), strict=True
+            )
+        )
+        lines.append(KnnLine(framework, probe, accuracy, chance, norm, own[0].neighbours))
+    return lines
+
+
+def _wire(results: Results, framework: Framework) -> WireBlock:
+    rows = [row for row in results.rounds if row.framework == framework]
+    sites = wire.by_site(results, framework)
+    chart = figures.bytes_chart(framework, rows, frozenset(total.site for total in sites)) if rows else None
+    return WireBlock(framework, wire.by_kind(results, framework), sites, chart)
+
+
+def _columns(drawn: Sequence[Strip]) -> tuple[str, ...]:
+    """All column names of the strips in order: a case may lack a start."""
+    return tuple(
+        dict.fromkeys(name for strip in sorted(drawn, key=lambda s: -len(s.columns)) for name in strip.columns)
+    )
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as (dotted name, value) pairs; sites are listed as name and weight."""
+    lines: list[tuple[str, str]] = []
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            lines += _flat(value, f"{prefix}{name}.")
+        elif name == "sites":
+            lines.append((f"{prefix}sites", ", ".join(f"{site['name']} (weight {site['weight']})" for site in value)))
+        else:
+            lines.append((prefix + name, ", ".join(map(str, value)) if isinstance(value, list) else _plain(value)))
+    return lines
+
+
+def _plain(value: object) -> str:
+    if value is None:
+        return "not set"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _size(count: float) -> str:
+    """Bytes for a reader: powers of 1000, three digits."""
+    for unit in ("B", "kB", "MB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,100 @@
+"""What crossed the wire, in totals and in plain words: who sent it, what is in it, who could read it.
+
+The words describe this version of the protocol; they are the report's promise, so they say what is *not* protected too.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from fedsecure.config import Framework
+from fedsecure.report.results import Results, TrafficRow
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What a frame holds, and who can read it."""
+
+    holds: str
+    readers: str
+
+
+_RELEASES: Final[Mapping[str, Words]] = {
+    "weights": Words(
+        "how one site's training moved each weight of the network; nothing else in it, but computed from its images",
+        "the coordinator, site by site: neither summed under masks nor noised",
+    ),
+    "features": Words(
+        "one short vector per slice with the number of its partition, computed by the momentum encoder",
+        "the other sites of the study; the coordinator passes it on sealed and sees size and time only",
+    ),
+    "metrics": Words(
+        "mean scores of a site, sent only because the study asks for them",
+        "the coordinator",
+    ),
+}
+_OTHERS: Final[Mapping[str, Words]] = {
+    "release": Words("something computed from a site's images", "the coordinator"),
+    "control": Words(
+        "joining, ready, round numbers and receipts: no decimal number, array or free text", "the coordinator"
+    ),
+    "share": Words("key material of the protocol, sealed to one member", "that member alone"),
+    "publish": Words("the shared model and the study, signed by the coordinator", "every site of the study"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class KindTotal:
+    """Frames of one kind, flow and direction in one run: the mean over seeds."""
+
+    direction: str
+    kind: str
+    flow: str
+    messages: float
+    bytes: float
+
+    @property
+    def words(self) -> Words:
+        if self.kind == "release" and self.flow in _RELEASES:
+            return _RELEASES[self.flow]
+        return _OTHERS[self.kind]
+
+
+@dataclass(frozen=True, slots=True)
+class SiteTotal:
+    """Bytes of one site in one run, mean over seeds: what it sent, and what was sent to it."""
+
+    site: str
+    up: float
+    down: float
+
+
+def by_kind(results: Results, framework: Framework) -> tuple[KindTotal, ...]:
+    """Totals per direction, kind and flow, the largest first within a direction, up before down."""
+    rows, runs = _rows(results, framework)
+    sums: dict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0])
+    for row in rows:
+        total = sums[row.direction, row.kind, row.flow]
+        total[0] += row.messages
+        total[1] += row.bytes
+    totals = [KindTotal(*key, messages / runs, size / runs) for key, (messages, size) in sums.items()]
+    return tuple(sorted(totals, key=lambda total: (total.direction == "down", -total.bytes, total.kind, total.flow)))
+
+
+def by_site(results: Results, framework: Framework) -> tuple[SiteTotal, ...]:
+    """Totals per site, sorted by name."""
+    rows, runs = _rows(results, framework)
+    up: dict[str, int] = defaultdict(int)
+    down: dict[str, int] = defaultdict(int)
+    for row in rows:
+        site, side = (row.node, up) if row.direction == "up" else (row.peer, down)
+        side[site] += row.bytes
+    return tuple(SiteTotal(site, up[site] / runs, down[site] / runs) for site in sorted(up.keys() | down.keys()))
+
+
+def _rows(results: Results, framework: Framework) -> tuple[list[TrafficRow], int]:
+    rows = [row for row in results.traffic if row.framework == framework]
+    return rows, max(1, len({row.seed for row in rows}))
