@@ -1,0 +1,238 @@
+"""The site's machine: every rule of its module docstring, and that no event in any phase can do anything else."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedsecure.config import Study, parse_study
+from fedsecure.node.events import (
+    Aggregated,
+    CancelTraining,
+    Effect,
+    Event,
+    FrameIn,
+    KeepIncoming,
+    Persist,
+    Prepared,
+    Refuse,
+    Release,
+    Resend,
+    Restarted,
+    RoundOver,
+    SayHello,
+    SayLeave,
+    Stop,
+    Tick,
+    Train,
+    TrainDone,
+    TrainFailed,
+    Veto,
+)
+from fedsecure.node.site import HELLO_EVERY_S, Phase, SiteState, step
+from fedsecure.plan import schedule
+from protocols.box import box_digest
+from protocols.messages import (
+    BankRef,
+    BankRelay,
+    CloseReason,
+    Hello,
+    Leave,
+    LeaveReason,
+    RoundDone,
+    RoundOpen,
+    SealedBox,
+    StudyClosed,
+    Wrap,
+)
+
+STUDY: Study = parse_study(
+    {"sites": [{"name": name, "weight": 2} for name in ("a", "b", "c")], "pretrain": {"rounds": 2}}
+)
+MODEL = b"\0" * 8
+
+
+def box(sender: str, filling: bytes = b"x") -> SealedBox:
+    return SealedBox(sender, filling * 20, (Wrap("a", b"k" * 80),), b"s" * 64)
+
+
+def opening(stage: int, round_: int, *banks: SealedBox) -> RoundOpen:
+    refs = tuple(BankRef(bank.sender, box_digest(bank)) for bank in banks)
+    return RoundOpen(stage, round_, hashlib.sha256(MODEL).digest(), refs, MODEL)
+
+
+def after(state: SiteState, *events: Event) -> tuple[SiteState, list[Effect]]:
+    effects: list[Effect] = []
+    for event in events:
+        state, more = step(STUDY, "coordinator", state, event)
+        effects += more
+    return state, effects
+
+
+def incoming(message: object) -> FrameIn:
+    return FrameIn("coordinator", message)  # type: ignore[arg-type]
+
+
+def test_a_round_without_banks_trains_at_once_and_is_released_before_it_is_remembered() -> None:
+    opened = opening(0, 0)
+    state, effects = after(SiteState(), Restarted(), incoming(opened))
+    assert effects == [KeepIncoming("coordinator", opened), Train(0, 0, ())]
+    state, effects = after(state, TrainDone(0, 0))
+    assert effects == [Release(0, 0), Persist(), RoundOver(0, 0, 1)]
+    assert (state.phase, state.done) == (Phase.WAITING, (0, 0))
+
+
+def test_training_waits_for_every_bank_that_was_announced() -> None:
+    banks = box("b"), box("c")
+    state, effects = after(SiteState(), incoming(opening(0, 1, *banks)))
+    assert state.phase is Phase.GATHERING
+    assert not any(isinstance(effect, Train) for effect in effects)
+    state, effects = after(state, incoming(BankRelay(0, 0, "c", banks[1])))
+    assert state.phase is Phase.GATHERING
+    _, effects = after(state, incoming(BankRelay(0, 0, "b", banks[0])))
+    assert effects[-1] == Train(0, 1, ("b", "c"))
+
+
+def test_a_bank_other_than_the_announced_one_is_refused_and_the_site_keeps_waiting() -> None:
+    state, _ = after(SiteState(), incoming(opening(0, 1, box("b"))))
+    following, effects = after(state, incoming(BankRelay(0, 0, "b", box("b", b"y"))))
+    assert following == state
+    assert effects == [Refuse("coordinator", "relayed another bank than it announced")]
+
+
+def test_a_round_that_was_done_is_answered_from_storage_only() -> None:
+    state = SiteState(done=(0, 1))
+    following, effects = after(state, incoming(opening(0, 1)))
+    assert (following, effects) == (state, [Resend(0, 1)])
+
+
+@pytest.mark.parametrize("earlier", [(0, 0), (0, 1)])
+def test_no_earlier_round_is_gone_back_to(earlier: tuple[int, int]) -> None:
+    state = SiteState(done=(0, 2))
+    assert after(state, incoming(opening(*earlier))) == (state, [])
+
+
+def test_a_later_round_replaces_the_one_in_training() -> None:
+    state, _ = after(SiteState(), incoming(opening(0, 0)))
+    assert state.phase is Phase.TRAINING
+    state, effects = after(state, incoming(opening(0, 1)))
+    assert isinstance(effects[0], CancelTraining)
+    assert effects[-1] == Train(0, 1, ())
+    # The answer of the round that was replaced may still be in the pipe.
+    assert after(state, TrainDone(0, 0)) == (state, [])
+
+
+@pytest.mark.parametrize(("stage", "round_"), [(0, 3), (99, 0)])
+def test_a_round_outside_the_schedule_is_refused(stage: int, round_: int) -> None:
+    state, effects = after(SiteState(), incoming(opening(stage, round_)))
+    assert state == SiteState()
+    assert effects == [Refuse("coordinator", "round is not in the study's schedule")]
+
+
+def test_a_bank_from_outside_the_cohort_is_refused() -> None:
+    _, effects = after(SiteState(), incoming(opening(0, 1, box("mallory"))))
+    assert effects == [Refuse("coordinator", "a bank is announced from outside the cohort")]
+
+
+def test_veto_stops_in_the_middle_of_training() -> None:
+    state, _ = after(SiteState(), incoming(opening(0, 0)))
+    state, effects = after(state, Veto())
+    assert effects == [CancelTraining(), SayLeave("vetoed"), Stop("vetoed")]
+    assert state.phase is Phase.CLOSED
+
+
+def test_a_failed_trainer_is_told_to_the_coordinator_without_its_reason() -> None:
+    state, _ = after(SiteState(), incoming(opening(0, 0)))
+    _, effects = after(state, TrainFailed("disk full"))
+    assert effects == [CancelTraining(), SayLeave("failed"), Stop("failed", "disk full")]
+
+
+def test_a_restart_forgets_the_running_round_and_keeps_what_was_done() -> None:
+    state, _ = after(SiteState(done=(0, 0)), incoming(opening(0, 1)))
+    assert after(state, Restarted()) == (SiteState(done=(0, 0)), [])
+
+
+def test_hello_says_how_far_the_site_is() -> None:
+    state, effects = after(SiteState(), Tick(0.0), Tick(HELLO_EVERY_S / 2))
+    assert effects == [SayHello(-1, -1, False)]
+    state, _ = after(state, incoming(opening(0, 0)))
+    state, effects = after(state, Tick(HELLO_EVERY_S))
+    assert effects == [SayHello(0, 0, False)]
+    state, _ = after(state, TrainDone(0, 0))
+    _, effects = after(state, Tick(2 * HELLO_EVERY_S))
+    assert effects == [SayHello(0, 0, True)]
+
+
+def test_only_the_coordinator_is_heard() -> None:
+    state, effects = after(SiteState(), FrameIn("b", opening(0, 0)))
+    assert state == SiteState()
+    assert effects == [Refuse("b", "only the coordinator talks to a site")]
+
+
+# --- the whole table: every phase with every event ------------------------------------------------------------
+
+PHASES = {
+    Phase.WAITING: SiteState(done=(0, 0)),
+    Phase.GATHERING: SiteState(
+        done=(0, 0), phase=Phase.GATHERING, current=(0, 1), missing={"b": box_digest(box("b"))}, banks=("b",)
+    ),
+    Phase.TRAINING: SiteState(done=(0, 0), phase=Phase.TRAINING, current=(0, 1)),
+    Phase.CLOSED: SiteState(done=(0, 0), phase=Phase.CLOSED),
+}
+EVENTS: dict[str, Event] = {
+    "restart": Restarted(),
+    "tick": Tick(100.0),
+    "veto": Veto(),
+    "done": TrainDone(0, 1),
+    "failed": TrainFailed("x"),
+    "prepared": Prepared(0, b""),
+    "aggregated": Aggregated(0, 0, b""),
+    "open": incoming(opening(0, 1)),
+    "next": incoming(opening(0, 2)),
+    "bank": incoming(BankRelay(0, 0, "b", box("b"))),
+    "closed": incoming(StudyClosed(CloseReason.FINISHED)),
+    "hello": incoming(Hello(1, 0, 0, False)),
+    "round-done": incoming(RoundDone(0, 0)),
+    "leave": incoming(Leave(LeaveReason.FAILED)),
+}
+# (phase, event) -> phase afterwards; what is not listed changes nothing and asks for nothing but a refusal.
+MOVES = {
+    **{(phase, "restart"): Phase.WAITING for phase in PHASES if phase is not Phase.CLOSED},
+    **{(phase, "veto"): Phase.CLOSED for phase in PHASES if phase is not Phase.CLOSED},
+    **{(phase, "failed"): Phase.CLOSED for phase in PHASES if phase is not Phase.CLOSED},
+    **{(phase, "closed"): Phase.CLOSED for phase in PHASES if phase is not Phase.CLOSED},
+    **{(phase, "tick"): phase for phase in PHASES if phase is not Phase.CLOSED},
+    **{(phase, "next"): Phase.TRAINING for phase in PHASES if phase is not Phase.CLOSED},
+    (Phase.WAITING, "open"): Phase.TRAINING,
+    (Phase.GATHERING, "bank"): Phase.TRAINING,
+    (Phase.TRAINING, "done"): Phase.WAITING,
+}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("name", EVENTS)
+def test_every_event_in_every_phase(phase: Phase, name: str) -> None:
+    before = PHASES[phase]
+    state, effects = step(STUDY, "coordinator", before, EVENTS[name])
+    expected = MOVES.get((phase, name))
+    if expected is None:
+        assert state == before
+        assert all(isinstance(effect, Refuse) for effect in effects)
+    else:
+        assert state.phase is expected
+
+
+@given(st.lists(st.sampled_from(sorted(EVENTS)), max_size=30))
+def test_in_any_history_done_only_grows_and_nothing_is_released_twice(names: list[str]) -> None:
+    state, released = SiteState(), []
+    last = len(schedule(STUDY)), 0
+    for name in names:
+        following, effects = step(STUDY, "coordinator", state, EVENTS[name])
+        assert state.done <= following.done < last
+        released += [effect for effect in effects if isinstance(effect, Release)]
+        state = replace(following)
+    assert len(released) == len(set(released))
