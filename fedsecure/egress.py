@@ -25,7 +25,7 @@ from fedsecure.config import Study
 from fedsecure.errors import GateRefused
 from fedsecure.packing import pack_bank, pack_vector
 from fedsecure.progress import Observe, Refused, Sent
-from fedsecure.types import Accounted, Bank, Flow, Released, Schema, Update
+from fedsecure.types import Accounted, Bank, Flow, Released, Schema, State, Update
 from keys.identity import Identity, PublicIdentity
 from protocols.codec import decode, encode
 from protocols.messages import FeatureBank, Kind, Message, MetricReport, Release, RoundOpen, WeightUpdate, kind_of
@@ -157,7 +157,7 @@ class Gate:
             if arrays[name].dtype != np.float32 or not np.isfinite(arrays[name]).all():
                 raise GateRefused(f"{update.flow}: values that are not finite float32")
 
-    def _check_bank(self, arrays: Mapping[str, np.ndarray]) -> None:
+    def _check_bank(self, arrays: State) -> None:
         if set(arrays) != {"features", "partitions"}:
             raise GateRefused("features: a bank is features and partitions, nothing else")
         features, partitions = arrays["features"], arrays["partitions"]
@@ -178,7 +178,7 @@ class Gate:
             case Flow.WEIGHTS:
                 return WeightUpdate(stage, round_, context.model_digest, pack_vector(arrays))
             case Flow.FEATURES:
-                bank = pack_bank(Bank(arrays["features"], arrays["partitions"]))
+                bank = pack_bank(Bank(arrays["features"].astype(np.float32), arrays["partitions"].astype(np.uint8)))
                 return FeatureBank(stage, round_, self._sealer.box(self._readers, bank, stage, round_))
             case Flow.METRICS:
                 return MetricReport(stage, round_, pack_vector(arrays))

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load as _load
 from safetensors.numpy import save as _save
 
-from fedsecure.types import Bank, FloatArray, Schema, Tensors, TensorSpec
+from fedsecure.types import Bank, FloatArray, Schema, State, Tensors, schema_size
 
 _BANK = struct.Struct("<II")
 
@@ -30,17 +28,20 @@ def digest(raw: bytes) -> bytes:
     return hashlib.sha256(raw).digest()
 
 
-def pack_arrays(arrays: Mapping[str, npt.NDArray[np.generic]]) -> bytes:
-    """Named arrays of any plain dtype as safetensors."""
-    return _save({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)})
+def pack_arrays(arrays: State) -> bytes:
+    """Named float32 and uint8 arrays as safetensors."""
+    raw: bytes = _save({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)})
+    return raw
 
 
-def unpack_arrays(raw: bytes) -> dict[str, npt.NDArray[np.generic]]:
-    """Inverse of `pack_arrays`, names sorted. Raises Malformed."""
+def unpack_arrays(raw: bytes) -> State:
+    """Inverse of `pack_arrays`, names sorted. Raises Malformed for other bytes and other dtypes."""
     try:
         arrays = _load(raw)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise Malformed(f"not safetensors ({type(error).__name__})") from None
+    if any(array.dtype not in (np.float32, np.uint8) for array in arrays.values()):
+        raise Malformed("an array is neither float32 nor uint8")
     return {name: arrays[name] for name in sorted(arrays)}
 
 
@@ -61,17 +62,7 @@ def unpack_model(raw: bytes) -> Tensors:
     return model
 
 
-def schema(tensors: Tensors) -> Schema:
-    """Names and shapes in the order of `pack_vector`."""
-    return tuple(TensorSpec(name, tuple(tensors[name].shape)) for name in sorted(tensors))
-
-
-def schema_size(specs: Schema) -> int:
-    """Number of float32 values of a model."""
-    return sum(spec.size for spec in specs)
-
-
-def pack_vector(arrays: Tensors) -> bytes:
+def pack_vector(arrays: State) -> bytes:
     """All values as little-endian float32, tensors in the order of their names; 4 bytes a value."""
     return b"".join(np.ascontiguousarray(arrays[name], dtype="<f4").tobytes() for name in sorted(arrays))
 

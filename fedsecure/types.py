@@ -17,7 +17,7 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float32]
 LabelArray = npt.NDArray[np.uint8]
 Tensors = Mapping[str, FloatArray]  # a model: name -> float32 array, in the order of its schema
-State = Mapping[str, FloatArray | LabelArray]  # what a site keeps of its own training between rounds
+State = Mapping[str, FloatArray | LabelArray]  # arrays of the only two dtypes there are, by name
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,16 @@ class TensorSpec:
 Schema = tuple[TensorSpec, ...]
 
 
+def schema_of(tensors: State) -> Schema:
+    """Names and shapes, in the order of the mapping."""
+    return tuple(TensorSpec(name, tuple(array.shape)) for name, array in tensors.items())
+
+
+def schema_size(schema: Schema) -> int:
+    """Number of float32 values of a model."""
+    return sum(spec.size for spec in schema)
+
+
 @dataclass(frozen=True, slots=True)
 class Bank:
     """Momentum features of one site with the structural partition each came from (method.md 2.3).
@@ -105,7 +115,7 @@ class Update:
     """
 
     flow: Flow
-    arrays: Mapping[str, FloatArray | LabelArray]
+    arrays: State
 
     def __repr__(self) -> str:
         return f"Update({self.flow}, arrays={len(self.arrays)})"

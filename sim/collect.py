@@ -14,6 +14,13 @@ from statistics import fmean
 
 import numpy as np
 import numpy.typing as npt
+
+from fedsecure.config import Study
+from fedsecure.node.store import Store
+from fedsecure.node.wiring import COORDINATOR
+from fedsecure.packing import unpack_arrays
+from fedsecure.plan import Init, Stage, StageKind, schedule
+from fedsecure.progress import Measured, RoundEnded, Scored, Step, to_json
 from fedsecure.report.results import (
     SIMULATED,
     DiceRow,
@@ -25,13 +32,7 @@ from fedsecure.report.results import (
     StudyRecord,
     TrafficRow,
 )
-
-from fedsecure.config import Study
-from fedsecure.node.store import Store
-from fedsecure.node.wiring import COORDINATOR
-from fedsecure.packing import unpack_arrays
-from fedsecure.plan import Init, Stage, StageKind, schedule
-from fedsecure.progress import Measured, RoundEnded, Scored, Step, to_json
+from protocols.messages import Kind
 from sim.federation import read_metrics
 from sim.probe import pooled_probe
 from sim.world import coordinator_folder, site_folder
@@ -160,7 +161,7 @@ def _traffic(run: Path, study: Study) -> Iterator[TrafficRow]:
                 node=name,
                 peer=peer,
                 direction="down" if name == COORDINATOR else "up",
-                kind=kind,
+                kind=Kind(kind).value,
                 flow=flow,
                 messages=len(sizes),
                 bytes=sum(sizes),

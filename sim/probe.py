@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedsecure.report.results import Representation
-
 from fedsecure.config import Site, Study, load
 from fedsecure.node.workbench import load_cohort
 from fedsecure.packing import unpack_model
+from fedsecure.report.results import Representation
 from fedsecure.types import Cohort
 from sim.world import site_folder
 

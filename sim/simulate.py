@@ -18,14 +18,14 @@ from typing import Final, Protocol
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from fedsecure.report.provenance import collect as provenance_of
-from fedsecure.report.results import Results
 
 from fedsecure.config import Framework, Study, dump, load
 from fedsecure.errors import SettingsError
 from fedsecure.node.store import write_atomic
 from fedsecure.progress import Progress
 from fedsecure.report import results as results_file
+from fedsecure.report.provenance import collect as provenance_of
+from fedsecure.report.results import Results
 from sim.collect import collect, keep_models, merge_metrics, pictures
 from sim.federation import Transport, federate, finished
 from sim.world import World, build, coordinator_folder

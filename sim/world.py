@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedsecure.data.phantom import write_phantom
-from fedsecure.data.source import Source, open_source
 
-from fedsecure.config import Member, Run, Site, Study, dump
+from fedsecure.config import Member, Run, Site, Study, dump, load
+from fedsecure.data.source import open_source
 from fedsecure.errors import SettingsError
 from fedsecure.node.wiring import COORDINATOR, lay_out
 from fedsecure.node.workbench import load_cohort
@@ -47,7 +47,10 @@ def build(world: World, study: Study, run: Path, cache: Path, told: Told) -> Stu
     Passes every volume through the data door once (it is cached), as the cohort's weights are the numbers of patients
     that each site really trains on. Raises DataError and SettingsError.
     """
-    sites, structures = _phantoms(world, study, cache, told) if world.source is None else _dealt(world, study)
+    if world.source is None:
+        sites, structures = _phantoms(world, study, cache, told)
+    else:
+        sites, structures = _dealt(world, world.source, study)
     if structures is not None and "structures" not in study.data.model_fields_set:
         study = study.model_copy(update={"data": study.data.model_copy(update={"structures": structures})})
     settings = Run(cache=str(cache.resolve()))
@@ -67,8 +70,6 @@ def build(world: World, study: Study, run: Path, cache: Path, told: Told) -> Stu
 
 def connect(run: Path, study: Study, endpoint: str) -> None:
     """Tell every site where the coordinator listens."""
-    from fedsecure.config import load
-
     for member in study.sites:
         path = site_folder(run, member.name) / "site.json"
         path.write_bytes(dump(load(Site, path.read_bytes()).model_copy(update={"coordinator": endpoint})))
@@ -92,10 +93,9 @@ def _phantoms(world: World, study: Study, cache: Path, told: Told) -> tuple[list
     return sites, structures
 
 
-def _dealt(world: World, study: Study) -> tuple[list[Site], tuple[str, ...] | None]:
-    assert world.source is not None
-    scheme, _, path = world.source.partition(":")
-    source: Source = open_source(world.source)
+def _dealt(world: World, address: str, study: Study) -> tuple[list[Site], tuple[str, ...] | None]:
+    scheme, _, path = address.partition(":")
+    source = open_source(address)
     groups = [patient.group for patient in source.patients]
     absolute = f"{scheme}:{Path(path).expanduser().resolve()}"
     sites = [

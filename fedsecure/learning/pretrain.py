@@ -12,7 +12,7 @@ from fedsecure.learning.fcl import FclTraining
 from fedsecure.learning.fclopt import TARGET, FcloptTraining, Online
 from fedsecure.learning.job import Job, JobResult
 from fedsecure.learning.model import Branch, load_tensors, pooled, tensors_of
-from fedsecure.learning.probe import partition_probe
+from fedsecure.learning.probe import ProbeResult, partition_probe
 from fedsecure.learning.slices import SliceIndex
 from fedsecure.progress import Measured, Observe, Step
 from fedsecure.seeds import derive_seed
@@ -89,14 +89,11 @@ def train_round(job: Job, cohort: Cohort, device: str, observe: Observe) -> JobR
     return JobResult(tuple(updates), training.state())
 
 
-def evaluate(job: Job, cohort: Cohort, device: str, observe: Observe) -> JobResult:
-    """The probe on this site's held-out patients. A METRICS update leaves only where the study releases metrics."""
-    study = job.study
+def probe_model(study: Study, model: Tensors, cohort: Cohort, device: str) -> ProbeResult:
+    """The partition probe of a pre-training model, of either framework, on a cohort's held-out patients."""
     branch = Branch(study.model).to(device).eval()
-    load_tensors(
-        branch, {name: value for name, value in job.model.items() if not name.startswith((TARGET, "predictor."))}
-    )
-    result = partition_probe(
+    load_tensors(branch, {name: value for name, value in model.items() if not name.startswith((TARGET, "predictor."))})
+    return partition_probe(
         lambda images: pooled(branch.encoder(images)),
         branch,
         cohort.train,
@@ -105,10 +102,17 @@ def evaluate(job: Job, cohort: Cohort, device: str, observe: Observe) -> JobResu
         partitions=study.pretrain.partitions,
         device=device,
     )
+
+
+def evaluate(job: Job, cohort: Cohort, device: str, observe: Observe) -> JobResult:
+    """The probe on this site's held-out patients. A METRICS update leaves only where the study releases metrics."""
+    study = job.study
+    result = probe_model(study, job.model, cohort, device)
     measured = {
         "knn_partition_accuracy": result.accuracy,
         "embedding_mean_norm": result.mean_norm,
         "chance": result.chance,
+        "slices": result.slices,
     }
     for metric, value in measured.items():
         observe(Measured(stage=job.stage_index, round=job.round, metric=metric, value=value))

@@ -24,8 +24,9 @@ from fedsecure.node.events import (
 from fedsecure.node.shell import Shell
 from fedsecure.node.trainer import Answer, PreparedModel, PrepareOrder
 from fedsecure.node.workbench import MODEL
-from fedsecure.packing import Malformed, digest, pack_model, schema, unpack_model, unpack_vector
+from fedsecure.packing import Malformed, digest, pack_model, unpack_model, unpack_vector
 from fedsecure.plan import StageKind, schedule
+from fedsecure.types import schema_of
 from protocols.box import box_digest
 from protocols.codec import decode, encode
 from protocols.messages import (
@@ -116,7 +117,7 @@ class CoordinatorShell(Shell):
 
     def _aggregate(self, stage: int, round_: int, sites: tuple[str, ...]) -> None:
         model = unpack_model(self._store.read(_model(stage, round_)))
-        specs = schema(model)
+        specs = schema_of(model)
         deltas = []
         for site in sites:
             try:

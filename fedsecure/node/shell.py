@@ -166,8 +166,7 @@ def run(shell: Shell, should_stop: Callable[[], bool], turn_s: float = 0.05) -> 
     try:
         while shell.pump(turn_s):
             if should_stop():
-                return Stop("interrupted")
+                break
     finally:
         shell.close()
-    assert shell.outcome is not None
-    return shell.outcome
+    return shell.outcome or Stop("interrupted")

@@ -26,10 +26,10 @@ from fedsecure.node.shell import Shell
 from fedsecure.node.site import SiteState, step
 from fedsecure.node.trainer import Answer, Trained, TrainOrder
 from fedsecure.node.workbench import MODEL
-from fedsecure.packing import Malformed, digest, schema, unpack_arrays, unpack_bank, unpack_model
+from fedsecure.packing import Malformed, digest, unpack_arrays, unpack_bank, unpack_model
 from fedsecure.plan import owed
 from fedsecure.progress import Refused
-from fedsecure.types import Update
+from fedsecure.types import Update, schema_of
 from protocols.box import BoxContext, open_box
 from protocols.errors import ProtocolError
 from protocols.messages import BankRelay, Hello, Leave, LeaveReason, RoundDone, RoundOpen, SealedBox
@@ -128,7 +128,7 @@ class SiteShell(Shell):
         return raw
 
     def _release(self, stage: int, round_: int) -> None:
-        context = RoundContext(stage, round_, schema(unpack_model(self._store.read(MODEL))), self._model_digest)
+        context = RoundContext(stage, round_, schema_of(unpack_model(self._store.read(MODEL))), self._model_digest)
         missing = owed(self._study, stage, round_) - set(self._flows)
         if missing:
             raise GateRefused(f"the trainer did not produce what the round owes: {', '.join(sorted(missing))}")

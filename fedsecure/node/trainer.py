@@ -138,8 +138,7 @@ class ProcessTrainer:
 
     def order(self, order: Order) -> None:
         if self._socket is None:
-            self._start()
-        assert self._socket is not None
+            self._socket = self._start()
         self._socket.sendall(msgspec.json.encode(order) + b"\n")
 
     def poll(self) -> list[Answer]:
@@ -176,14 +175,14 @@ class ProcessTrainer:
     def close(self) -> None:
         self.cancel()
 
-    def _start(self) -> None:
+    def _start(self) -> socket.socket:
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", "fedsecure.node", "worker", str(self._folder), str(theirs.fileno())]
         self._process = subprocess.Popen(
             command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
         )
         theirs.close()
-        self._socket = ours
+        return ours
 
 
 def serve(folder: Path, descriptor: int) -> None:

@@ -19,7 +19,7 @@ from fedsecure.config import Run, Site, Study, load
 from fedsecure.node.store import write_atomic
 from fedsecure.packing import pack_arrays, pack_model, unpack_arrays, unpack_bank, unpack_model
 from fedsecure.progress import Observe
-from fedsecure.types import Bank, Cohort, Flow
+from fedsecure.types import Bank, Cohort, Flow, State
 
 MODEL: Final = "incoming/model.safetensors"
 ENCODER: Final = "models/encoder.safetensors"
@@ -82,12 +82,12 @@ class Workbench:
         raw = (self._folder / f"incoming/{name}.bank").read_bytes()
         return unpack_bank(raw, self._study.model.features, settings.bank, settings.partitions)
 
-    def _state_before(self, stage: int, round_: int) -> dict[str, object]:
+    def _state_before(self, stage: int, round_: int) -> State:
         """State after the newest earlier round of this stage; empty in its first, as for a site that missed some."""
         earlier = [number for number in self._rounds_with_state(stage) if number < round_]
         if not earlier:
             return {}
-        return dict(unpack_arrays((self._folder / f"state/{stage}-{max(earlier)}.safetensors").read_bytes()))
+        return unpack_arrays((self._folder / f"state/{stage}-{max(earlier)}.safetensors").read_bytes())
 
     def _rounds_with_state(self, stage: int) -> list[int]:
         return [int(path.stem.split("-")[1]) for path in self._folder.glob(f"state/{stage}-*.safetensors")]
