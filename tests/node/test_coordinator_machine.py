@@ -1,0 +1,274 @@
+"""The coordinator's machine: a whole study by hand, every rule of its docstring, and the table of phases and events."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedsecure.config import Study, parse_study
+from fedsecure.node.coordinator import RESEND_AFTER_S, CoordinatorState, Phase, begin, step
+from fedsecure.node.events import (
+    Aggregate,
+    Aggregated,
+    CloseStudy,
+    Effect,
+    Event,
+    FrameIn,
+    KeepIncoming,
+    OpenRound,
+    Persist,
+    Prepare,
+    Prepared,
+    Refuse,
+    Restarted,
+    RoundOver,
+    Stop,
+    Tick,
+    TrainFailed,
+    Veto,
+)
+from fedsecure.plan import schedule
+from fedsecure.types import Flow
+from protocols.messages import (
+    CloseReason,
+    FeatureBank,
+    Hello,
+    Leave,
+    LeaveReason,
+    MetricReport,
+    RoundDone,
+    SealedBox,
+    StudyClosed,
+    WeightUpdate,
+    Wrap,
+)
+
+SITES = ("a", "b")
+MODEL = b"m" * 32
+
+
+def study(**settings: Any) -> Study:
+    return parse_study(
+        {
+            "sites": [{"name": name, "weight": 2} for name in SITES],
+            "pretrain": {"rounds": 2},
+            "finetune": {"labelled": [1], "modes": ["federated"], "rounds": 1},
+            "baseline": False,
+            **settings,
+        }
+    )
+
+
+STUDY = study()
+
+
+def hello(site: str, stage: int = -1, round_: int = -1, done: bool = False, boot: int = 1) -> FrameIn:
+    return FrameIn(site, Hello(boot, stage, round_, done))
+
+
+def weights(site: str, stage: int, round_: int, model: bytes = MODEL) -> FrameIn:
+    return FrameIn(site, WeightUpdate(stage, round_, model, b"\0" * 4))
+
+
+def features(site: str, stage: int, round_: int) -> FrameIn:
+    box = SealedBox(site, b"c" * 16, (Wrap("z", b"k" * 80),), b"s" * 64)
+    return FrameIn(site, FeatureBank(stage, round_, box))
+
+
+def done(site: str, stage: int, round_: int) -> FrameIn:
+    return FrameIn(site, RoundDone(stage, round_))
+
+
+def after(state: CoordinatorState, *events: Event, of: Study = STUDY) -> tuple[CoordinatorState, list[Effect]]:
+    effects: list[Effect] = []
+    for event in events:
+        state, more = step(of, state, event)
+        effects += more
+    return state, effects
+
+
+def opened(of: Study = STUDY) -> CoordinatorState:
+    state, _ = after(begin(of), Restarted(), hello("a"), hello("b"), Prepared(0, MODEL), of=of)
+    assert state.phase is Phase.OPEN
+    return state
+
+
+def round_of(site: str, stage: int, round_: int) -> list[FrameIn]:
+    sent = [weights(site, stage, round_), done(site, stage, round_)]
+    return [sent[0], features(site, stage, round_), sent[1]] if stage == 0 else sent
+
+
+def test_a_whole_study() -> None:
+    state, effects = after(begin(STUDY), Restarted(), hello("a"))
+    assert effects == []  # nobody trains before everybody is here
+    state, effects = after(state, hello("b"))
+    assert effects == [Persist(), Prepare(0)]
+    state, effects = after(state, Prepared(0, MODEL))
+    assert effects == [Persist(), OpenRound("a", 0, 0, ()), OpenRound("b", 0, 0, ())]
+    for round_, banks in ((0, {"a": ("b",), "b": ("a",)}), (1, {"a": (), "b": ()})):
+        # The second bank exchange would go out with the evaluation round, which trains nothing.
+        state, effects = after(state, *round_of("a", 0, round_), *round_of("b", 0, round_))
+        assert effects[-1] == Aggregate(0, round_, SITES)
+        state, effects = after(state, Aggregated(0, round_, MODEL))
+        assert effects == [Persist(), *(OpenRound(site, 0, round_ + 1, banks[site]) for site in SITES)]
+    state, effects = after(state, done("a", 0, 2), done("b", 0, 2))
+    assert effects[-1] == Prepare(1)
+    state, _ = after(state, Prepared(1, MODEL), *round_of("a", 1, 0), *round_of("b", 1, 0), Aggregated(1, 0, MODEL))
+    state, effects = after(state, done("a", 1, 1), done("b", 1, 1))
+    assert effects == [Persist(), Persist(), RoundOver(1, 1, 2), CloseStudy(SITES, True), Stop("finished")]
+
+
+def test_an_update_is_kept_before_it_counts_and_counts_once() -> None:
+    state, effects = after(opened(), weights("a", 0, 0))
+    assert effects == [KeepIncoming("a", weights("a", 0, 0).message), Persist()]  # type: ignore[arg-type]
+    assert after(state, weights("a", 0, 0)) == (state, [])
+
+
+def test_done_without_what_is_owed_is_refused() -> None:
+    state, effects = after(opened(), weights("a", 0, 0), done("a", 0, 0))
+    assert effects[-1] == Refuse("a", "said it was done without the releases it owes")
+    assert state.finished == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("event", "rule"),
+    [
+        (weights("a", 0, 1), "round that is not open"),
+        (weights("a", 0, 0, b"x" * 32), "trained from another model"),
+        (FrameIn("a", MetricReport(0, 0, b"")), "flow that this round does not take"),
+        (FrameIn("a", StudyClosed(CloseReason.FINISHED)), "a coordinator takes"),
+        (hello("mallory"), "never was in its cohort"),
+    ],
+)
+def test_what_does_not_belong_is_refused_and_changes_nothing(event: FrameIn, rule: str) -> None:
+    before = opened()
+    state, effects = after(before, event)
+    assert state == before
+    (refusal,) = effects
+    assert isinstance(refusal, Refuse)
+    assert rule in refusal.rule
+
+
+def test_metrics_are_taken_only_where_the_study_releases_them() -> None:
+    free = study(release_metrics=True)
+    state = opened(free)
+    for round_ in range(2):
+        state, _ = after(state, *round_of("a", 0, round_), *round_of("b", 0, round_), of=free)
+        state, _ = after(state, Aggregated(0, round_, MODEL), of=free)
+    _, effects = after(state, FrameIn("a", MetricReport(0, 2, b"")), done("a", 0, 2), of=free)
+    assert any(isinstance(effect, KeepIncoming) for effect in effects)
+    assert not any(isinstance(effect, Refuse) for effect in effects)
+
+
+def test_a_site_that_lost_the_round_is_sent_it_again_but_not_at_every_hello() -> None:
+    state, effects = after(opened(), Tick(1.0), hello("a"))
+    assert effects == [OpenRound("a", 0, 0, ())]  # its boot was not known before
+    state, effects = after(state, hello("a"))
+    assert effects == []
+    state, effects = after(state, Tick(1.0 + RESEND_AFTER_S), hello("a"))
+    assert effects == [OpenRound("a", 0, 0, ())]
+    _, effects = after(state, hello("a", boot=2))
+    assert effects == [OpenRound("a", 0, 0, ())]  # it was killed and lost what it held
+
+
+def test_a_site_that_is_working_is_left_alone() -> None:
+    state, _ = after(opened(), Tick(1.0))
+    assert after(state, hello("a", 0, 0))[1] == []
+
+
+def test_a_restarted_coordinator_asks_again_who_is_there_and_keeps_what_it_had() -> None:
+    state, _ = after(opened(), *round_of("a", 0, 0), weights("b", 0, 0))
+    state, effects = after(state, Restarted())
+    assert effects == []
+    assert state.joined == frozenset()
+    _, effects = after(state, hello("b", 0, 0, done=True))
+    assert effects == [OpenRound("b", 0, 0, ())]  # the site answers with its stored messages
+    state, effects = after(state, features("b", 0, 0), done("b", 0, 0))
+    assert effects[-1] == Aggregate(0, 0, SITES)
+
+
+@pytest.mark.parametrize("phase", [Phase.PREPARING, Phase.AGGREGATING])
+def test_work_that_a_kill_interrupted_is_ordered_again(phase: Phase) -> None:
+    state = CoordinatorState(cohort=SITES, phase=phase, finished=frozenset(SITES))
+    _, effects = after(state, Restarted())
+    assert effects == [Prepare(0) if phase is Phase.PREPARING else Aggregate(0, 0, SITES)]
+
+
+def test_a_deadline_closes_the_round_with_enough_sites_and_ends_the_study_with_too_few() -> None:
+    hurried = study(round_deadline_s=10.0)
+    state, _ = after(opened(hurried), Tick(0.0), *round_of("a", 0, 0), of=hurried)
+    assert after(state, Tick(9.9), of=hurried)[1] == []
+    _, effects = after(state, Tick(10.0), of=hurried)
+    assert effects[-1] == Aggregate(0, 0, ("a",))
+    strict = study(round_deadline_s=10.0, minimum_sites=2)
+    state, _ = after(opened(strict), Tick(0.0), *round_of("a", 0, 0), of=strict)
+    state, effects = after(state, Tick(10.0), of=strict)
+    assert effects[0] == CloseStudy(SITES, False)
+    assert isinstance(effects[1], Stop)
+    assert state.phase is Phase.CLOSED
+
+
+def test_a_site_that_leaves_is_not_waited_for() -> None:
+    state, _ = after(opened(), *round_of("a", 0, 0))
+    state, effects = after(state, FrameIn("b", Leave(LeaveReason.VETOED)))
+    assert effects[-1] == Aggregate(0, 0, ("a",))
+    _, effects = after(state, Aggregated(0, 0, MODEL))
+    assert effects == [Persist(), OpenRound("a", 0, 1, ())]
+    _, effects = after(state, hello("b"))
+    assert effects == [Refuse("b", "has left the study or never was in its cohort")]
+
+
+def test_the_last_site_to_leave_ends_the_study() -> None:
+    state, _ = after(opened(), FrameIn("b", Leave(LeaveReason.FAILED)))
+    state, effects = after(state, FrameIn("a", Leave(LeaveReason.FAILED)))
+    assert effects[0] == CloseStudy((), False)
+    assert state.phase is Phase.CLOSED
+
+
+def test_a_single_site_owes_no_features() -> None:
+    alone = parse_study({"sites": [{"name": "a", "weight": 1}], "pretrain": {"rounds": 1}})
+    state, _ = after(begin(alone), hello("a"), Prepared(0, MODEL), of=alone)
+    _, effects = after(state, weights("a", 0, 0), done("a", 0, 0), of=alone)
+    assert effects[-1] == Aggregate(0, 0, ("a",))
+
+
+EVENTS: list[Event] = [
+    Restarted(),
+    Tick(1e6),
+    Veto(),
+    TrainFailed("x"),
+    Prepared(0, MODEL),
+    Aggregated(0, 0, MODEL),
+    *(make(site, 0, 0) for make in (weights, features, done) for site in SITES),
+    *(hello(site) for site in (*SITES, "mallory")),
+    FrameIn("a", Leave(LeaveReason.VETOED)),
+    FrameIn("a", StudyClosed(CloseReason.ABORTED)),
+]
+
+
+@given(st.lists(st.sampled_from(EVENTS), max_size=40))
+def test_in_any_history_a_round_is_averaged_only_over_sites_that_sent_what_they_owe(history: list[Event]) -> None:
+    state = begin(STUDY)
+    kept: set[tuple[str, Flow]] = set()
+    for event in history:
+        state, effects = step(STUDY, state, event)
+        assert state.stage < len(schedule(STUDY))
+        for effect in effects:
+            if isinstance(effect, KeepIncoming):
+                flow = Flow.WEIGHTS if isinstance(effect.message, WeightUpdate) else Flow.FEATURES
+                assert (effect.sender, flow) not in kept  # first copy only
+                kept.add((effect.sender, flow))
+            if isinstance(effect, Aggregate):
+                assert effect.sites
+                assert all((site, flow) in kept for site in effect.sites for flow in (Flow.WEIGHTS, Flow.FEATURES))
+            if isinstance(effect, OpenRound) and effect.round == 1:
+                kept.clear()
+
+
+@given(st.lists(st.sampled_from(EVENTS), max_size=20))
+def test_a_closed_study_stays_closed(history: list[Event]) -> None:
+    closed, _ = after(begin(STUDY), Veto())
+    assert after(closed, *history) == (closed, [])
