@@ -53,9 +53,14 @@ class PretrainSettings(_Frozen):
     rounds: Annotated[int, Field(ge=1)] = 10
     local_steps: Annotated[int, Field(ge=1)] = 30
     batch: Annotated[int, Field(ge=2)] = 32  # slices; two views of each
+    # "stratified": every partition of batch/S patients, so that each slice has same-partition positives of others
+    batches: Literal["stratified", "uniform"] = "stratified"
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3  # AdamW, cosine over all rounds
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99  # m of the momentum encoder and of FCLOpt's target
+    # Where the momentum encoder (FCL) starts a round: the site's own of the round before, or the global model. Open in
+    # the paper; public code has both.
+    momentum_start: Literal["keep", "reset"] = "keep"
     partitions: Annotated[int, Field(ge=2, le=255)] = 4  # S
     # FCL only
     temperature: Annotated[float, Field(gt=0)] = 0.1  # tau

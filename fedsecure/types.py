@@ -17,6 +17,7 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float32]
 LabelArray = npt.NDArray[np.uint8]
 Tensors = Mapping[str, FloatArray]  # a model: name -> float32 array, in the order of its schema
+State = Mapping[str, FloatArray | LabelArray]  # what a site keeps of its own training between rounds
 
 
 @dataclass(frozen=True, slots=True)

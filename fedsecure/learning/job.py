@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from fedsecure.config import Study
 from fedsecure.plan import Stage, schedule
-from fedsecure.types import Bank, Tensors, Update
+from fedsecure.types import Bank, State, Tensors, Update
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Job:
     round: int
     model: Tensors  # the released global model of this round
     banks: Mapping[str, Bank]  # other sites' momentum features of the round before; FCL only
-    state: Tensors  # the site's private state after the round before; empty in a stage's first round
+    state: State  # the site's private state after the round before; empty in a stage's first round
 
     @property
     def stage(self) -> Stage:
@@ -44,7 +44,7 @@ class JobResult:
     """
 
     updates: tuple[Update, ...]
-    state: Tensors
+    state: State
     pictures: Mapping[str, npt.NDArray[np.uint8]] = field(default_factory=dict)
 
     def __repr__(self) -> str:

@@ -12,7 +12,7 @@ from monai.networks.nets import BasicUNet
 from torch import Tensor, nn
 
 from fedsecure.config import ModelSettings
-from fedsecure.types import Tensors
+from fedsecure.types import State, Tensors
 
 
 class Encoder(nn.Module):
@@ -91,12 +91,32 @@ class Head(nn.Module):
         return z
 
 
+class Branch(nn.Module):
+    """Encoder and projector: slices [N, 1, H, W] -> projections [N, d], not normalised."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__()
+        self.encoder = build_encoder(settings)
+        self.projector = Head(pooled_width(settings), settings.hidden, settings.features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z: Tensor = self.projector(pooled(self.encoder(x)))
+        return z
+
+
+def follow(slow: nn.Module, fast: nn.Module, momentum: float) -> None:
+    """Exponential moving average in place: slow <- m slow + (1 - m) fast. Without BatchNorm no buffer is left over."""
+    with torch.no_grad():
+        for old, new in zip(slow.parameters(), fast.parameters(), strict=True):
+            old.lerp_(new, 1 - momentum)
+
+
 def tensors_of(module: nn.Module) -> Tensors:
     """The module's state as float32 arrays, in its own fixed order. Copies."""
     return {name: value.detach().cpu().numpy().astype(np.float32) for name, value in module.state_dict().items()}
 
 
-def load_tensors(module: nn.Module, tensors: Tensors) -> None:
+def load_tensors(module: nn.Module, tensors: State) -> None:
     """Inverse of `tensors_of`. Raises RuntimeError when names or shapes differ."""
     module.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in tensors.items()})
 

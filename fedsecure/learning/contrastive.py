@@ -1,0 +1,63 @@
+"""The losses of federated contrastive learning, as printed in arXiv 2204.10983 (method.md 2.4):
+
+    l(q, P, Q') = - 1/|P| sum_{k+ in P} log( exp(q.k+/tau) / ( exp(q.k+/tau) + sum_{n in Q'} exp(q.n/tau) ) )
+
+    L_local  = l(q, P(q), Q')       P(q): same-partition features of the site's own volumes
+    L_remote = l(q, Lambda(q), Q')  Lambda(q) = {p in Q' : partition(p) = partition(q)}: global structural matching
+    L_q      = L_remote + L_local
+
+All vectors are L2-normalised, so a dot product is a cosine. Only q carries a gradient.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fedsecure.learning.bank import Features
+
+Denominator = Literal["exclude_same_partition", "literal"]
+
+
+def info_nce(
+    q: Tensor, positives: Tensor, negatives: Tensor, *, is_positive: Tensor, is_negative: Tensor, temperature: float
+) -> Tensor:
+    """l(q, P, Q') for each q: [N]. It is 0 where P is empty.
+
+    q: [N, d]; positives: [M, d], of which is_positive [N, M] says which are P; negatives: [K, d] and is_negative [N, K]
+    likewise for Q'.
+    """
+    # Softmax sums need float32 whatever the network ran in.
+    scale = 1 / temperature
+    near = scale * (q.float() @ positives.float().T)  # [N, M]
+    far = scale * (q.float() @ negatives.float().T)  # [N, K]
+    # The least finite number in place of -inf, and one such column always: a row without negatives, or an empty Q',
+    # then has loss 0 and no NaN in its gradient.
+    least = torch.finfo(far.dtype).min
+    rest = F.pad(far.masked_fill(~is_negative, least), (0, 1), value=least)
+    # -log(a / (a + b)) = log(1 + b/a) = softplus(log b - log a), stable for any a and b
+    terms = F.softplus(torch.logsumexp(rest, 1, keepdim=True) - near)
+    counts = is_positive.sum(1).clamp_min(1)
+    return (terms * is_positive).sum(1) / counts
+
+
+def fcl_loss(
+    q: Tensor, partitions: Tensor, local: Features, drawn: Features, *, temperature: float, denominator: Denominator
+) -> Tensor:
+    """Mean over the batch of L_q = L_local + L_remote.
+
+    q: [N, d] with partitions [N]; local: momentum features of the batch, from which P(q) is taken; drawn: Q'.
+
+    As printed, the sum over Q' also runs over Lambda(q) ("literal"). The paper's figure draws only other partitions as
+    negatives; that is "exclude_same_partition".
+    """
+    is_local = partitions[:, None] == local.partitions[None, :]
+    is_matching = partitions[:, None] == drawn.partitions[None, :]
+    is_negative = torch.ones_like(is_matching) if denominator == "literal" else ~is_matching
+    # The printed l(q, P, Q') with q and Q' filled in; P is what is left.
+    loss = partial(info_nce, q, negatives=drawn.vectors, is_negative=is_negative, temperature=temperature)
+    return (loss(local.vectors, is_positive=is_local) + loss(drawn.vectors, is_positive=is_matching)).mean()

@@ -1,0 +1,94 @@
+"""Framework 2, FCLOpt: local training without negatives, and so without features to exchange.
+
+Reconstructed in the form of BYOL (method.md 4.1): the abstract of arXiv 2208.03808 names a target network and no
+negatives; its loss could not be read.
+
+    L(x, x') = 2 - 2 cos( p(g(f(x; theta))), sg[ g(f(x'; xi)) ] ), symmetrised over the two views
+    after each step: xi <- m xi + (1 - m) theta
+
+The naive form averages the target network like the online one; it starts each round as the average.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fedsecure.config import ModelSettings
+from fedsecure.learning.job import Job
+from fedsecure.learning.model import Branch, Head, follow, load_tensors
+from fedsecure.learning.slices import Batch
+from fedsecure.learning.views import two_views
+from fedsecure.types import State
+
+TARGET = "target."
+
+
+class Online(Branch):
+    """Encoder, projector and predictor, with the target branch beside them; forward gives predictions [N, d]."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__(settings)
+        self.predictor = Head(settings.features, settings.hidden, settings.features)
+        self.target = Branch(settings).requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        p: Tensor = self.predictor(super().forward(x))
+        return p
+
+    def update_target(self, momentum: float) -> None:
+        """xi <- m xi + (1 - m) theta, over encoder and projector."""
+        follow(self.target.encoder, self.encoder, momentum)
+        follow(self.target.projector, self.projector, momentum)
+
+
+class FcloptTraining:
+    """One site's local training in one round. Keeps nothing between rounds: all of it is in the shared model."""
+
+    def __init__(self, job: Job, device: str, seed: int) -> None:
+        self._settings = job.study.pretrain
+        self._generator = torch.Generator(device).manual_seed(seed)
+        self._device = device
+        self.network = Online(job.study.model).to(device)
+        load_tensors(self.network, job.model)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Mean symmetrised loss of the batch, for `backward`."""
+        images = torch.from_numpy(batch.images).to(self._device)
+        views = torch.cat(two_views(images, self._generator))  # [2N, 1, H, W]
+        p = self.network(views)
+        with torch.no_grad():
+            z = self.network.target(views)
+        return byol_loss(p, z, self._pairs(batch).to(self._device))
+
+    def finish(self) -> None:
+        """After the optimiser's step: the target network follows."""
+        self.network.update_target(self._settings.momentum)
+
+    def state(self) -> State:
+        return {}
+
+    def _pairs(self, batch: Batch) -> Tensor:
+        if self._settings.positives == "view":
+            return torch.eye(len(batch.partitions), dtype=torch.bool)
+        return partition_pairs(torch.from_numpy(batch.partitions), torch.from_numpy(batch.subjects))
+
+
+def partition_pairs(partitions: Tensor, subjects: Tensor) -> Tensor:
+    """[N, N] bool: a slice's positives are those of its partition from other patients; itself where there is none."""
+    others = (partitions[:, None] == partitions[None, :]) & (subjects[:, None] != subjects[None, :])
+    alone = ~others.any(1)
+    return others | torch.diag(alone)
+
+
+def byol_loss(p: Tensor, z: Tensor, pairs: Tensor) -> Tensor:
+    """Symmetrised 2 - 2 cos, mean over each slice's positives, then over slices. Between 0 and 8.
+
+    p: predictions [2N, d], z: target projections [2N, d], first all slices' first views, then their second ones;
+    pairs [N, N] bool. A view is compared with the other view of its positives, never with the same view of itself.
+    """
+    cosine = F.normalize(p.float(), dim=1) @ F.normalize(z.float(), dim=1).T  # [2N, 2N]
+    n = len(pairs)
+    distance = (2 - 2 * cosine[:n, n:]) + (2 - 2 * cosine[n:, :n])  # [N, N]: first with second, second with first
+    return ((distance * pairs).sum(1) / pairs.sum(1)).mean()

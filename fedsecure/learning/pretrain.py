@@ -1,0 +1,124 @@
+"""Federated contrastive pre-training as a node sees it: a first model, one job per round, one evaluation at the end."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from fedsecure.config import PretrainSettings, Study
+from fedsecure.learning.fcl import FclTraining
+from fedsecure.learning.fclopt import TARGET, FcloptTraining, Online
+from fedsecure.learning.job import Job, JobResult
+from fedsecure.learning.model import Branch, load_tensors, pooled, tensors_of
+from fedsecure.learning.probe import partition_probe
+from fedsecure.learning.slices import SliceIndex
+from fedsecure.progress import Measured, Observe, Step
+from fedsecure.seeds import derive_seed
+from fedsecure.types import Cohort, Flow, Tensors, Update
+
+ENCODER = "encoder."
+
+
+def initial(study: Study) -> Tensors:
+    """The model all sites start from, drawn from the study's seed.
+
+    Names: "encoder.*" and "projector.*"; for FCLOpt also "predictor.*", "target.encoder.*" and "target.projector.*",
+    where the target starts as a copy of the online network.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(study.seed, "pretrain", "initial"))
+        if study.framework == "fcl":
+            return tensors_of(Branch(study.model))
+        network = Online(study.model)
+    network.update_target(momentum=0)
+    return tensors_of(network)
+
+
+def encoder_of(model: Tensors) -> Tensors:
+    """The tensors fine-tuning starts from, by their names inside `model.Encoder`."""
+    return {name.removeprefix(ENCODER): value for name, value in model.items() if name.startswith(ENCODER)}
+
+
+def learning_rate(settings: PretrainSettings, round_: int, step: int) -> float:
+    """Cosine over all steps of all rounds, so that a replayed round finds its place by its number."""
+    done = (round_ * settings.local_steps + step) / (settings.rounds * settings.local_steps)
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def train_round(job: Job, cohort: Cohort, device: str, observe: Observe) -> JobResult:
+    """Local training of one round. Updates: WEIGHTS (local minus global) and, for FCL with exchange, FEATURES.
+
+    A pure function of its arguments. The optimiser starts anew each round, as its moments belong to a model that
+    averaging has replaced.
+    """
+    settings = job.study.pretrain
+    labels = ("pretrain", job.site, job.round)
+    training = _training(job, device, derive_seed(job.study.seed, *labels, "draws"))
+    optimiser = torch.optim.AdamW(training.network.parameters(), weight_decay=settings.weight_decay, fused=True)
+    index = SliceIndex(cohort.train, settings.partitions)
+    batches = index.batches(
+        settings.batch,
+        settings.local_steps,
+        settings.batches == "stratified",
+        derive_seed(job.study.seed, *labels, "batches"),
+    )
+    for step, batch in enumerate(batches):
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(settings, job.round, step)
+        optimiser.zero_grad()
+        loss = training.loss(batch)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        optimiser.step()
+        training.finish()
+        observe(
+            Step(
+                stage=job.stage_index,
+                round=job.round,
+                done=step + 1,
+                total=settings.local_steps,
+                loss=float(loss.detach()),
+            )
+        )
+    trained = tensors_of(training.network)
+    updates = [Update(Flow.WEIGHTS, {name: trained[name] - start for name, start in job.model.items()})]
+    if isinstance(training, FclTraining) and settings.exchange == "vectors":
+        bank = training.bank()
+        updates.append(Update(Flow.FEATURES, {"features": bank.features, "partitions": bank.partitions}))
+    return JobResult(tuple(updates), training.state())
+
+
+def evaluate(job: Job, cohort: Cohort, device: str, observe: Observe) -> JobResult:
+    """The probe on this site's held-out patients. A METRICS update leaves only where the study releases metrics."""
+    study = job.study
+    branch = Branch(study.model).to(device).eval()
+    load_tensors(
+        branch, {name: value for name, value in job.model.items() if not name.startswith((TARGET, "predictor."))}
+    )
+    result = partition_probe(
+        lambda images: pooled(branch.encoder(images)),
+        branch,
+        cohort.train,
+        cohort.held_out,
+        neighbours=study.neighbours,
+        partitions=study.pretrain.partitions,
+        device=device,
+    )
+    measured = {
+        "knn_partition_accuracy": result.accuracy,
+        "embedding_mean_norm": result.mean_norm,
+        "chance": result.chance,
+    }
+    for metric, value in measured.items():
+        observe(Measured(stage=job.stage_index, round=job.round, metric=metric, value=value))
+    if not study.release_metrics:
+        return JobResult((), {})
+    released = {"knn_partition_accuracy": np.array([result.accuracy], np.float32)}
+    return JobResult((Update(Flow.METRICS, released),), {})
+
+
+def _training(job: Job, device: str, seed: int) -> FclTraining | FcloptTraining:
+    if job.study.framework == "fcl":
+        return FclTraining(job, device, seed)
+    return FcloptTraining(job, device, seed)

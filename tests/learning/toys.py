@@ -1,0 +1,44 @@
+"""Toy patients whose slices show their place along z: a disc that shrinks from the first slice to the last."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fedsecure.config import Member, ModelSettings, PretrainSettings, Study
+from fedsecure.types import Cohort, FloatArray, Subject, Volume
+
+
+def image(slices: int, size: int, rng: np.random.Generator) -> FloatArray:
+    y, x = np.mgrid[:size, :size] - size / 2
+    radius = np.linspace(0.45, 0.1, slices)[:, None, None] * size * rng.uniform(0.9, 1.1)
+    disc = (np.hypot(y, x) < radius).astype(np.float32)
+    return (disc + 0.1 * rng.standard_normal(disc.shape)).astype(np.float32)
+
+
+def subjects(count: int, seed: int = 0, slices: int = 8, size: int = 32, volumes: int = 1) -> tuple[Subject, ...]:
+    rng = np.random.default_rng(seed)
+    return tuple(
+        Subject(
+            f"s{i}",
+            None,
+            tuple(Volume(f"s{i}", f, image(slices, size, rng), None, (10.0, 1.5, 1.5)) for f in range(volumes)),
+        )
+        for i in range(count)
+    )
+
+
+def cohort(seed: int = 0) -> Cohort:
+    everyone = subjects(6, seed)
+    return Cohort(everyone[:4], everyone[4:])
+
+
+def study(framework: str = "fcl", *, release_metrics: bool = False, **pretrain: object) -> Study:
+    settings: dict[str, object] = {"rounds": 2, "local_steps": 3, "batch": 8, "bank": 32, "negatives": 16} | pretrain
+    return Study(
+        framework=framework,
+        sites=(Member(name="a", weight=4), Member(name="b", weight=4)),
+        release_metrics=release_metrics,
+        neighbours=5,
+        model=ModelSettings(filters=4, hidden=16, features=8),
+        pretrain=PretrainSettings(**settings),
+    )
