@@ -1,0 +1,138 @@
+"""Supervised fine-tuning of the whole segmenter with N labelled patients a site, alone or federated.
+
+AdamW with a one-cycle learning rate, cross-entropy + soft Dice, fp32. A training round starts from the released model
+with fresh optimiser moments: its update is then a function of that model, the labelled patients and the study's seed,
+and of nothing kept on the site. Only the place in the learning-rate cycle depends on the round.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from monai.losses import DiceCELoss
+from torch.nn import functional as F
+
+from fedsecure.config import FinetuneSettings, Study
+from fedsecure.learning.augment import augment
+from fedsecure.learning.evaluate import score
+from fedsecure.learning.job import Job, JobResult
+from fedsecure.learning.labelled import Slices, choose
+from fedsecure.learning.model import Segmenter, load_tensors, tensors_of
+from fedsecure.plan import Init, StageKind
+from fedsecure.progress import Observe, Step
+from fedsecure.seeds import derive_seed
+from fedsecure.types import Cohort, Flow, Subject, Tensors, Update
+
+WARM_UP = 0.1  # share of the steps
+FIRST, LAST = 1 / 25, 1e-4 / 25  # learning rate at both ends, as a share of the highest
+
+
+def initial(study: Study, init: Init, encoder: Tensors | None) -> Tensors:
+    """The segmenter that a fine-tuning stage starts from: names "encoder.*" and "decoder.*".
+
+    Both inits have the same decoder, so that their runs pair. `encoder` (names of `model.Encoder`) is used by
+    PRETRAINED alone. Raises RuntimeError where it is missing or does not fit the study's model.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(study.seed, "segmenter"))
+        segmenter = Segmenter(study.model, len(study.data.structures))
+    if init is Init.PRETRAINED:
+        if encoder is None:
+            raise RuntimeError("a pre-trained start needs the encoder that the pre-training stage ended with")
+        load_tensors(segmenter.encoder, encoder)
+    return tensors_of(segmenter)
+
+
+def train_round(job: Job, cohort: Cohort, device: str, observe: Observe) -> JobResult:
+    """The site's share of `finetune.steps` in this round of supervised FedAvg: WEIGHTS update, local minus global.
+
+    A site without a labelled patient sends zeros: FedAvg's weights are constants of the study, so it takes part.
+    """
+    settings = job.study.finetune
+    steps = range(*(settings.steps * position // settings.rounds for position in (job.round, job.round + 1)))
+    segmenter = _load(job, device)
+    tune(segmenter, job, labelled_of(job, cohort), steps, _Counter(job, len(steps), observe))
+    local = tensors_of(segmenter)
+    return JobResult((Update(Flow.WEIGHTS, {name: local[name] - job.model[name] for name in job.model}),), {})
+
+
+def evaluate(job: Job, cohort: Cohort, device: str, observe: Observe) -> JobResult:
+    """The stage's Dice on the held-out patients: of the received model, or, in a local stage, of that model fine-tuned
+    here with all `finetune.steps`. Without a labelled patient the received model itself is scored."""
+    segmenter = _load(job, device)
+    steps = range(job.study.finetune.steps if job.stage.kind is StageKind.LOCAL else 0)
+    labelled = labelled_of(job, cohort) if steps else ()
+    count = _Counter(job, (len(steps) if labelled else 0) + len(cohort.held_out), observe)
+    tune(segmenter, job, labelled, steps, count)
+    updates, pictures = score(segmenter, job, cohort.held_out, observe, count)
+    return JobResult(updates, {}, pictures)
+
+
+def labelled_of(job: Job, cohort: Cohort) -> tuple[Subject, ...]:
+    """The N labelled patients of this job's stage: the same for both inits, local and federated."""
+    return choose(cohort.train, job.stage.labelled, derive_seed(job.study.seed, "labelled", job.site))
+
+
+def learning_rate(settings: FinetuneSettings, step: int) -> float:
+    """One cycle over all steps: cosine up from 1/25 of the highest rate, then cosine down to nothing.
+
+    The values of torch's OneCycleLR, as a function of the step alone: a round finds its place in the cycle without
+    kept state.
+    """
+    last, top = settings.steps - 1, WARM_UP * settings.steps - 1
+    rising = step <= top
+    done = step / top if rising and top > 0 else (step - top) / max(last - top, 1)
+    start, end = (FIRST, 1.0) if rising else (1.0, LAST)
+    return settings.learning_rate * (end + (start - end) * (1 + math.cos(math.pi * done)) / 2)
+
+
+def tune(
+    segmenter: Segmenter, job: Job, subjects: Sequence[Subject], steps: range, count: Callable[[float], None]
+) -> None:
+    """Trains in place on the slices of `subjects` for these steps of the cycle; without subjects or steps, nothing.
+
+    Draws depend on site, N, mode and round, and not on the init: two runs that pair see the same batches.
+    """
+    if not (subjects and steps):
+        return
+    settings, stage = job.study.finetune, job.stage
+    device = next(segmenter.parameters()).device
+    slices = Slices.of(subjects)
+    labels = ("finetune", job.site, str(stage.kind), stage.labelled, job.round)
+    generator = torch.Generator().manual_seed(derive_seed(job.study.seed, *labels))
+    optimiser = torch.optim.AdamW(segmenter.parameters(), weight_decay=settings.weight_decay, fused=True)
+    # Dice over the batch: most slices lack some structure, and the Dice of an absent one says nothing of the others.
+    loss_of = DiceCELoss(softmax=True, include_background=False, batch=True)
+    segmenter.train()
+    for step in steps:
+        image, label = slices.draw(settings.batch, generator)
+        image, label = augment(image.to(device), label.to(device), generator)
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(settings, step)
+        optimiser.zero_grad()
+        logits = segmenter(image)
+        # One-hot rather than indices: cross-entropy over indices has no deterministic kernel on CUDA.
+        loss = loss_of(logits, F.one_hot(label.long(), logits.shape[1]).movedim(-1, 1).float())
+        loss.backward()
+        optimiser.step()
+        count(float(loss.detach()))
+
+
+class _Counter:
+    """Tells the observer of each step, and of each patient scored, out of all in this round."""
+
+    def __init__(self, job: Job, total: int, observe: Observe) -> None:
+        self._job, self._total, self._observe, self._done = job, total, observe, 0
+
+    def __call__(self, loss: float | None = None) -> None:
+        self._done += 1
+        stage, round_ = self._job.stage_index, self._job.round
+        self._observe(Step(stage=stage, round=round_, done=self._done, total=self._total, loss=loss))
+
+
+def _load(job: Job, device: str) -> Segmenter:
+    segmenter = Segmenter(job.study.model, len(job.study.data.structures))
+    load_tensors(segmenter, job.model)
+    return segmenter.to(device)
