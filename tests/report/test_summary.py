@@ -11,7 +11,9 @@ from fedsecure.report.results import DiceRow
 from fedsecure.report.summary import Estimate, Group, differences, estimate, means, unit_means
 
 
-def row(init: str, site: str, subject: str, dice: float, structure: str = "LV", seed: int = 0, n: int = 1) -> DiceRow:
+def row(
+    init: str, site: str, subject: str, dice: float, *, structure: str = "LV", seed: int = 0, n: int = 1
+) -> DiceRow:
     return DiceRow(
         framework="fcl" if init == "pretrained" else None, mode="local", init=init, labelled=n, site=site,
         subject=subject, structure=structure, seed=seed, dice=dice,
@@ -28,7 +30,7 @@ def test_a_site_with_many_patients_does_not_outvote_the_others(make):
 
 
 def test_the_mean_over_structures_weighs_structures_alike():
-    rows = [row("random", "a", "1", 0.2), row("random", "a", "2", 0.4), row("random", "a", "1", 0.9, "RV")]
+    rows = [row("random", "a", "1", 0.2), row("random", "a", "2", 0.4), row("random", "a", "1", 0.9, structure="RV")]
     assert unit_means(rows)[Group(None, "local", 1, None)] == {(0, "a"): pytest.approx((0.3 + 0.9) / 2)}
 
 
