@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fedsecure.config import Framework
-from fedsecure.report import figures, wire
+from fedsecure.report import figures, wire, words
 from fedsecure.report.pictures import Pictures, Strip, strips, structure_colour
 from fedsecure.report.results import Mode, Representation, Results
 from fedsecure.report.summary import Estimate, Group, differences, means, unit_means
@@ -87,7 +87,7 @@ def _page(results: Results, pictures: Pictures) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"size": _size, "signed": _signed, "duration": _duration}
+    environment.filters |= {"size": words.size, "signed": words.signed, "duration": words.duration}
     return environment.get_template("page.html").render(
         results=results,
         names=figures.NAMES,
@@ -175,22 +175,3 @@ def _plain(value: object) -> str:
     if value is None:
         return "not set"
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _size(count: float) -> str:
-    """Bytes for a reader: powers of 1000, three digits."""
-    for unit in ("B", "kB", "MB"):
-        if count < 999.5:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

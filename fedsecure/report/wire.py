@@ -39,7 +39,8 @@ _RELEASES: Final[Mapping[str, Words]] = {
 _OTHERS: Final[Mapping[str, Words]] = {
     "release": Words("something computed from a site's images", "the coordinator"),
     "control": Words(
-        "joining, ready, round numbers and receipts: no decimal number, array or free text", "the coordinator"
+        "joining, ready, round numbers and receipts: no decimal number, array or free text",
+        "the coordinator and the site concerned",
     ),
     "share": Words("key material of the protocol, sealed to one member", "that member alone"),
     "publish": Words("the shared model and the study, signed by the coordinator", "every site of the study"),
