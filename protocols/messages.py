@@ -174,7 +174,7 @@ class RoundOpen(_Wire, frozen=True, tag="round-open"):
     def __post_init__(self) -> None:
         _require_floats(self.model)
         _require_ascending(tuple(bank.site for bank in self.banks))
-        if hashlib.sha256(self.model).digest() != self.model_digest:
+        if model_digest(self.model) != self.model_digest:
             raise ValueError("model_digest is the SHA-256 of model")
 
 
@@ -219,6 +219,11 @@ def role_of(message: Message) -> Role:
             return Role.COORDINATOR
         case _:
             assert_never(message)
+
+
+def model_digest(model: bytes) -> bytes:
+    """SHA-256 of a model's bytes, by which a round's updates say what they were computed from."""
+    return hashlib.sha256(model).digest()
 
 
 def _require_floats(raw: bytes) -> None:

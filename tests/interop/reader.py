@@ -1,0 +1,342 @@
+"""A second reader of frames, boxes, rosters and identities, written from the two SPEC.md alone.
+
+It shares no code with the packages it reads: the standard library and primitives of `cryptography`, nothing else (a
+test looks at its imports). It is slow and small, and checks whatever SPEC.md says a receiver MUST check about bytes.
+Every refusal is a Refused; which rule it was is left to the implementation under test.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+
+
+class Refused(Exception):
+    """The bytes break a rule of SPEC.md."""
+
+
+class Member(NamedTuple):
+    signing: bytes
+    sealing: bytes
+    channel: bytes
+
+
+def need(condition: object, rule: str) -> None:
+    if not condition:
+        raise Refused(rule)
+
+
+def prefixed(*parts: bytes) -> bytes:
+    return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+
+
+def verify(member: Member, label: bytes, data: bytes, signature: bytes) -> None:
+    try:
+        Ed25519PublicKey.from_public_bytes(member.signing).verify(signature, prefixed(label, data))
+    except InvalidSignature:
+        raise Refused("signature") from None
+
+
+# MessagePack, and of it only what the messages use: array, str, bin, int, bool, each in its shortest form.
+
+
+class Unpacker:
+    def __init__(self, raw: bytes) -> None:
+        self.raw, self.at = raw, 0
+
+    def take(self, size: int) -> bytes:
+        need(self.at + size <= len(self.raw), "truncated")
+        self.at += size
+        return self.raw[self.at - size : self.at]
+
+    def size(self, width: int, shorter: int) -> int:
+        """A length of `width` bytes that did not fit a shorter form, whose largest was `shorter`."""
+        value = int.from_bytes(self.take(width), "big")
+        need(value > shorter, "not the shortest form")
+        return value
+
+    def value(self, depth: int = 0) -> Any:  # noqa: PLR0911  one line for each form
+        need(depth < 5, "deeper than any message")
+        first = self.take(1)[0]
+        if first < 0x80:
+            return first
+        if first >= 0xE0:
+            return first - 0x100
+        if 0x90 <= first < 0xA0:
+            return [self.value(depth + 1) for _ in range(first & 0x0F)]
+        if 0xA0 <= first < 0xC0:
+            return self.take(first & 0x1F).decode("ascii")
+        if first in (0xC2, 0xC3):
+            return first == 0xC3
+        if first in (0xC4, 0xC5, 0xC6):
+            width = 1 << (first - 0xC4)
+            return self.take(self.size(width, (-1, 0xFF, 0xFFFF)[first - 0xC4]))
+        if 0xCC <= first <= 0xCF:
+            return self.size(1 << (first - 0xCC), (0x7F, 0xFF, 0xFFFF, 0xFFFFFFFF)[first - 0xCC])
+        if first == 0xD9:
+            return self.take(self.size(1, 31)).decode("ascii")
+        if first in (0xDC, 0xDD):
+            width = 2 << (first - 0xDC)
+            return [self.value(depth + 1) for _ in range(self.size(width, (15, 0xFFFF)[first - 0xDC]))]
+        raise Refused("a form that no message uses")
+
+
+def unpack(raw: bytes) -> list[Any]:
+    unpacker = Unpacker(raw)
+    try:
+        value = unpacker.value()
+    except UnicodeDecodeError:
+        raise Refused("text is ASCII") from None
+    need(unpacker.at == len(raw), "bytes left over")
+    need(isinstance(value, list), "not an array")
+    return list(value)
+
+
+# Fields of messages: each checker takes a decoded value and refuses.
+
+
+def is_name(value: Any) -> bool:
+    return isinstance(value, str) and NAME.fullmatch(value) is not None
+
+
+def is_int(value: Any, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def is_bytes(value: Any, low: int, high: int) -> bool:
+    return isinstance(value, bytes) and low <= len(value) <= high
+
+
+COUNT = 2**31 - 1
+ANY = 2**32
+FIELDS: dict[str, tuple[str, str, str]] = {  # tag -> kind, role, fields
+    "hello": ("control", "site", "boot position position flag"),
+    "round-done": ("control", "site", "count count"),
+    "leave": ("control", "site", "leave"),
+    "study-closed": ("control", "coordinator", "close"),
+    "weight-update": ("release", "site", "count count digest floats"),
+    "feature-bank": ("release", "site", "count count box"),
+    "metric-report": ("release", "site", "count count metrics"),
+    "round-open": ("publish", "coordinator", "count count digest banks floats"),
+    "bank-relay": ("publish", "coordinator", "count count name box"),
+}
+
+
+def check_field(form: str, value: Any) -> bool:
+    checks = {
+        "boot": lambda: is_int(value, 0, COUNT),
+        "count": lambda: is_int(value, 0, COUNT),
+        "position": lambda: is_int(value, -1, COUNT),
+        "flag": lambda: isinstance(value, bool),
+        "leave": lambda: value in ("vetoed", "failed", "finished"),
+        "close": lambda: value in ("finished", "aborted"),
+        "digest": lambda: is_bytes(value, 32, 32),
+        "floats": lambda: is_bytes(value, 0, ANY) and len(value) % 4 == 0,
+        "metrics": lambda: is_bytes(value, 0, 4096) and len(value) % 4 == 0,
+        "name": lambda: is_name(value),
+        "box": lambda: is_box(value),
+        "banks": lambda: is_banks(value),
+    }
+    return bool(checks[form]())
+
+
+def ascending(names: list[str]) -> bool:
+    return all(first < second for first, second in pairwise(names))
+
+
+def is_box(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 4
+        and is_name(value[0])
+        and is_bytes(value[1], 16, ANY)
+        and isinstance(value[2], list)
+        and 1 <= len(value[2]) <= 1024
+        and all(isinstance(w, list) and len(w) == 2 and is_name(w[0]) and is_bytes(w[1], 80, 80) for w in value[2])
+        and ascending([wrap[0] for wrap in value[2]])
+        and is_bytes(value[3], 64, 64)
+    )
+
+
+def is_banks(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) <= 1024
+        and all(isinstance(b, list) and len(b) == 2 and is_name(b[0]) and is_bytes(b[1], 32, 32) for b in value)
+        and ascending([bank[0] for bank in value])
+    )
+
+
+def read_message(kind: str, body: bytes) -> tuple[str, list[Any]]:
+    """Tag and fields of a body of this kind."""
+    value = unpack(body)
+    need(value and isinstance(value[0], str) and value[0] in FIELDS, "no such message")
+    tag, fields = value[0], value[1:]
+    forms = FIELDS[tag][2].split()
+    need(FIELDS[tag][0] == kind, "another kind's message")
+    need(len(fields) == len(forms) and all(map(check_field, forms, fields)), "a field")
+    if tag == "hello":
+        need((fields[1] < 0) == (fields[2] < 0) and not (fields[1] < 0 and fields[3]), "before the first round")
+    if tag == "round-open":
+        need(hashlib.sha256(fields[4]).digest() == fields[2], "model digest")
+    if tag == "bank-relay":
+        need(fields[2] == fields[3][0], "a box goes under its sender's name")
+    return tag, fields
+
+
+def read_frame(
+    frame: bytes, *, peer: str, me: str, study: bytes, roster: Roster, last: dict[str, int], maximum: int
+) -> tuple[int, str, list[Any]]:
+    """Number, tag and fields. `last` is not changed."""
+    need(peer in roster.members and peer != me, "unknown peer")
+    role = roster.role(peer)
+    need(role != roster.role(me), "two sites")
+    need(len(frame) <= maximum, "oversize")
+    need(len(frame) >= 2, "truncated")
+    size = int.from_bytes(frame[:2], "big")
+    need(size <= 256 and len(frame) >= 2 + size + 64, "truncated")
+    raw, signature, body = frame[2 : 2 + size], frame[2 + size : 66 + size], frame[66 + size :]
+    header = unpack(raw)
+    need(len(header) == 8, "header")
+    version, kind, its_study, sender, recipient, seq, length, digest = header
+    need(is_int(version, 1, 1) and is_int(seq, 1, 2**63 - 1) and is_int(length, 0, 2**63 - 1), "header")
+    need(its_study == study and sender == peer and recipient == me, "study or names")
+    need(kind in {"site": ("release", "control"), "coordinator": ("publish", "control")}[role], "kind")
+    verify(roster.members[peer], b"fedsecure/frame/v1", raw, signature)
+    need(seq > last.get(peer, 0), "replayed")
+    need(len(body) == length and hashlib.sha256(body).digest() == digest, "body digest")
+    tag, fields = read_message(kind, body)
+    need(FIELDS[tag][1] == role, "role")
+    if tag == "feature-bank":
+        need(fields[2][0] == peer, "another's box")
+    if tag == "bank-relay":
+        need(fields[2] in roster.members and roster.role(fields[2]) == "site", "not a site's box")
+    return seq, tag, fields
+
+
+def read_box(
+    box: list[Any], *, study: bytes, stage: int, round_: int, sender: str, me: str, secret: bytes, roster: Roster
+) -> bytes:
+    """The content of a box, as decoded by `unpack`, opened with the private sealing key `secret`."""
+    need(is_box(box), "box")
+    need(sender in roster.members and roster.role(sender) == "site" and box[0] == sender, "sender")
+    ciphertext, wraps, signature = box[1:]
+    context = (study, stage.to_bytes(8, "big"), round_.to_bytes(8, "big"), sender.encode())
+    digest = hashlib.sha256(ciphertext).digest()
+    pairs = [part for name, key in wraps for part in (name.encode(), key)]
+    verify(roster.members[sender], b"fedsecure/box/v1", prefixed(*context, digest, *pairs), signature)
+    keys = dict(wraps)
+    need(me in keys, "not a recipient")
+    key = hpke_open(secret, keys[me], prefixed(b"fedsecure/box/key/v1", *context, me.encode(), digest))
+    data = prefixed(b"fedsecure/box/content/v1", *context, *(name.encode() for name in keys))
+    return gcm_open(key, bytes(12), ciphertext, data)
+
+
+def gcm_open(key: bytes, nonce: bytes, ciphertext: bytes, data: bytes) -> bytes:
+    need(len(key) in (16, 32), "key size")
+    try:
+        return AESGCM(key).decrypt(nonce, ciphertext, data)
+    except InvalidTag:
+        raise Refused("tag") from None
+
+
+# HPKE, RFC 9180, base mode, DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-GCM. Section numbers are the RFC's.
+
+KEM_SUITE = b"KEM" + (0x0020).to_bytes(2, "big")
+AEADS = {16: 0x0001, 32: 0x0002}  # key size -> AEAD id
+
+
+def labeled_extract(suite: bytes, salt: bytes, label: bytes, ikm: bytes) -> bytes:  # 4
+    return hmac.digest(salt or bytes(32), b"HPKE-v1" + suite + label + ikm, "sha256")
+
+
+def labeled_expand(suite: bytes, prk: bytes, label: bytes, info: bytes, size: int) -> bytes:  # 4; size <= 32
+    labeled = size.to_bytes(2, "big") + b"HPKE-v1" + suite + label + info
+    return hmac.digest(prk, labeled + b"\x01", "sha256")[:size]
+
+
+def key_schedule(shared: bytes, enc: bytes, public: bytes, info: bytes, key_size: int) -> tuple[bytes, bytes]:
+    """Key and first nonce: 4.1 ExtractAndExpand, then 5.1 KeySchedule of the base mode."""
+    prk = labeled_extract(KEM_SUITE, b"", b"eae_prk", shared)
+    secret = labeled_expand(KEM_SUITE, prk, b"shared_secret", enc + public, 32)
+    suite = b"HPKE" + b"".join(number.to_bytes(2, "big") for number in (0x0020, 0x0001, AEADS[key_size]))
+    psk_hash = labeled_extract(suite, b"", b"psk_id_hash", b"")
+    context = b"\x00" + psk_hash + labeled_extract(suite, b"", b"info_hash", info)
+    prk = labeled_extract(suite, secret, b"secret", b"")
+    return labeled_expand(suite, prk, b"key", context, key_size), labeled_expand(suite, prk, b"base_nonce", context, 12)
+
+
+def hpke_open(secret: bytes, sealed: bytes, info: bytes, *, data: bytes = b"", key_size: int = 32) -> bytes:
+    private = X25519PrivateKey.from_private_bytes(secret)
+    enc, ciphertext = sealed[:32], sealed[32:]
+    try:
+        shared = private.exchange(X25519PublicKey.from_public_bytes(enc))
+    except ValueError:
+        raise Refused("encapsulated key") from None
+    key, nonce = key_schedule(shared, enc, private.public_key().public_bytes_raw(), info, key_size)
+    return gcm_open(key, nonce, ciphertext, data)
+
+
+def hpke_seal(
+    ephemeral: bytes, public: bytes, plaintext: bytes, info: bytes, *, data: bytes = b"", key_size: int = 32
+) -> bytes:
+    """With a given ephemeral private key: for frozen vectors, where the same bytes must come out again."""
+    private = X25519PrivateKey.from_private_bytes(ephemeral)
+    enc = private.public_key().public_bytes_raw()
+    shared = private.exchange(X25519PublicKey.from_public_bytes(public))
+    key, nonce = key_schedule(shared, enc, public, info, key_size)
+    return enc + AESGCM(key).encrypt(nonce, plaintext, data)
+
+
+# Texts: roster and identity file.
+
+
+class Roster(NamedTuple):
+    coordinator: str
+    members: dict[str, Member]
+
+    def role(self, name: str) -> str:
+        return "coordinator" if name == self.coordinator else "site"
+
+
+HEX = r"[0-9a-f]{64}"
+LINE = re.compile(rf"(coordinator|site) ([a-z0-9][a-z0-9-]{{0,31}}) ({HEX}) ({HEX}) ({HEX})")
+
+
+def read_roster(raw: bytes) -> Roster:
+    """Form and uniqueness; whether a key is of low order is left to whoever computes with it."""
+    lines = raw.decode("ascii", "replace").split("\n")
+    need(len(lines) >= 4 and lines[0] == "fedsecure roster v1" and lines[-1] == "", "heading")
+    rows = [LINE.fullmatch(line) for line in lines[1:-1]]
+    need(all(rows), "a line")
+    groups = [row.groups() for row in rows if row]
+    need([role for role, *_ in groups] == ["coordinator"] + ["site"] * (len(groups) - 1), "roles")
+    need(ascending([name for _, name, *_ in groups[1:]]), "order")
+    members = {name: Member(*map(bytes.fromhex, keys)) for _, name, *keys in groups}
+    keys = [key for member in members.values() for key in member]
+    need(len(members) == len(groups) and len(set(keys)) == len(keys), "twice")
+    return Roster(groups[0][1], members)
+
+
+IDENTITY = re.compile(
+    rf"fedsecure identity v1\nsigning ({HEX})\nsealing ({HEX})\nchannel ({HEX})\nfingerprint ([a-z2-7-]{{39}})\n"
+)
+
+
+def read_identity(raw: bytes) -> tuple[bytes, bytes, bytes]:
+    """Private keys signing, sealing, channel. The fingerprint is the caller's to compare."""
+    match = IDENTITY.fullmatch(raw.decode("ascii", "replace"))
+    need(match, "identity file")
+    assert match is not None
+    signing, sealing, channel = (bytes.fromhex(group) for group in match.groups()[:3])
+    return signing, sealing, channel

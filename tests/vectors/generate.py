@@ -1,0 +1,54 @@
+"""Writes the frozen vectors beside this file, or into the folder given. A second run gives the same bytes.
+
+    PYTHONPATH=. python tests/vectors/generate.py
+
+Every case states what must come of it *by hand*: "ok", or the error's class, the rule it quotes and the peer it blames.
+One test runs the implementation over the files; another demands that this script still gives exactly these files.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from bodies import message_vectors
+from boxes import box_vectors
+from frames import frame_vectors
+from texts import identity_vectors, roster_vectors, signature_vectors
+from world import IDENTITIES, MAXIMUM, NAMES, ROSTER, STUDY, Case
+
+
+def files() -> Mapping[str, str]:
+    """File name -> content of every vector file."""
+    context = {
+        "study": STUDY.hex(),
+        "maximum": MAXIMUM,
+        "roster": ROSTER.to_bytes().decode(),
+        "private": {name: [key.hex() for key in IDENTITIES[name].raw] for name in NAMES},
+    }
+    parts: dict[str, tuple[str, Callable[[], list[Case]]]] = {
+        "frames": ("Deliver `frame` as from `peer` to `me`, who accepted the numbers in `last` before.", frame_vectors),
+        "messages": ("Decode `body` as a message of `kind` from site-a.", message_vectors),
+        "boxes": ("Open `box` (its encoding) as `me`, for `stage`, `round` and `sender`.", box_vectors),
+        "identity": ("Load `file` as an identity file of mode 0600.", identity_vectors),
+        "signatures": ("Verify `signature` of `signer` over `data` under `label`.", signature_vectors),
+        "roster": ("Parse `file` as a roster.", roster_vectors),
+    }
+    told = (
+        "`expect` is ok, or the class of the error, whose text contains `rule` and which blames `blame`. Bytes are hex."
+    )
+    return {
+        f"{name}.json": json.dumps({"how": f"{how} {told}", "context": context, "cases": make()}, indent=1) + "\n"
+        for name, (how, make) in parts.items()
+    }
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
+    for name, content in files().items():
+        (folder / name).write_text(content, "utf-8")
+        cases = json.loads(content)["cases"]
+        failing = sum(case["expect"] != "ok" for case in cases)
+        sys.stdout.write(f"{name}: {len(cases)} cases, {failing} must fail\n")
