@@ -1,8 +1,11 @@
-"""Toy patients whose slices show their place along z: a disc that shrinks from the first slice to the last."""
+"""Toy patients whose slices show their place along z (a disc that shrinks), and a toy study, as fixtures."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+import pytest
 
 from fedsecure.config import Member, ModelSettings, PretrainSettings, Study
 from fedsecure.types import Cohort, FloatArray, Subject, Volume
@@ -15,24 +18,27 @@ def image(slices: int, size: int, rng: np.random.Generator) -> FloatArray:
     return (disc + 0.1 * rng.standard_normal(disc.shape)).astype(np.float32)
 
 
-def subjects(count: int, seed: int = 0, slices: int = 8, size: int = 32, volumes: int = 1) -> tuple[Subject, ...]:
-    rng = np.random.default_rng(seed)
+def subjects(count: int, slices: int = 8, size: int = 32) -> tuple[Subject, ...]:
+    rng = np.random.default_rng(0)
     return tuple(
-        Subject(
-            f"s{i}",
-            None,
-            tuple(Volume(f"s{i}", f, image(slices, size, rng), None, (10.0, 1.5, 1.5)) for f in range(volumes)),
-        )
+        Subject(f"s{i}", None, (Volume(f"s{i}", 0, image(slices, size, rng), None, (10.0, 1.5, 1.5)),))
         for i in range(count)
     )
 
 
-def cohort(seed: int = 0) -> Cohort:
-    everyone = subjects(6, seed)
+@pytest.fixture
+def cohort() -> Cohort:
+    """Four patients to train on, two held out."""
+    everyone = subjects(6)
     return Cohort(everyone[:4], everyone[4:])
 
 
-def study(framework: str = "fcl", *, release_metrics: bool = False, **pretrain: object) -> Study:
+@pytest.fixture
+def toy_study() -> Callable[..., Study]:
+    return _study
+
+
+def _study(framework: str = "fcl", *, release_metrics: bool = False, **pretrain: object) -> Study:
     settings: dict[str, object] = {"rounds": 2, "local_steps": 3, "batch": 8, "bank": 32, "negatives": 16} | pretrain
     return Study(
         framework=framework,

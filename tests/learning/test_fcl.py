@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from fedsecure.config import Study
+from fedsecure.learning.fcl import FclTraining
+from fedsecure.learning.job import Job
+from fedsecure.learning.model import tensors_of
+from fedsecure.learning.pretrain import initial
+from fedsecure.learning.slices import SliceIndex
+from fedsecure.types import Bank, Cohort, State
+
+
+def _unit_bank(count: int, seed: int) -> Bank:
+    vectors = np.random.default_rng(seed).standard_normal((count, 8)).astype(np.float32)
+    return Bank(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), (np.arange(count) % 4).astype(np.uint8))
+
+
+def _training(study: Study, *, banks: dict[str, Bank] | None = None, state: State | None = None) -> FclTraining:
+    return FclTraining(Job(study, "a", 0, 0, initial(study), banks or {}, state or {}), "cpu", 0)
+
+
+def _step(training: FclTraining, cohort: Cohort, seed: int = 0) -> float:
+    (batch,) = SliceIndex(cohort.train, 4).batches(8, 1, stratified=True, seed=seed)
+    optimiser = torch.optim.SGD(training.network.parameters(), 0.1)
+    loss = training.loss(batch)
+    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    optimiser.step()
+    training.finish()
+    return float(loss.detach())
+
+
+def test_only_momentum_features_enter_the_bank(toy_study: Callable[..., Study], cohort: Cohort) -> None:
+    """With m so near 1 that the momentum branch stands still, a change of the main one does not reach the bank."""
+    banks = []
+    for change in (0.0, 1.0):
+        training = _training(toy_study(momentum=1 - 1e-12))
+        with torch.no_grad():
+            for value in training.network.parameters():
+                value.add_(change)
+        _step(training, cohort)
+        banks.append(training.bank().features.tobytes())
+    assert banks[0] == banks[1]
+
+
+def test_bank_holds_both_views_normalised_up_to_its_size(toy_study: Callable[..., Study], cohort: Cohort) -> None:
+    training = _training(toy_study(bank=20))
+    _step(training, cohort)
+    assert len(training.bank().partitions) == 16
+    _step(training, cohort, 1)
+    bank = training.bank()
+    assert bank.features.shape == (20, 8)
+    np.testing.assert_allclose(np.linalg.norm(bank.features, axis=1), 1, atol=1e-5)
+    assert bank.features.dtype == np.float32
+    assert bank.partitions.dtype == np.uint8
+
+
+def test_without_any_bank_the_first_loss_is_zero_and_with_a_remote_one_it_is_not(
+    toy_study: Callable[..., Study], cohort: Cohort
+) -> None:
+    assert _step(_training(toy_study()), cohort) == 0
+    assert _step(_training(toy_study(), banks={"b": _unit_bank(64, 0)}), cohort) > 0
+    assert _step(_training(toy_study(exchange="none"), banks={"b": _unit_bank(64, 0)}), cohort) == 0
+
+
+def test_remote_banks_stay_as_they_came(toy_study: Callable[..., Study], cohort: Cohort) -> None:
+    bank = _unit_bank(64, 0)
+    before = bank.features.tobytes(), bank.partitions.tobytes()
+    training = _training(toy_study(), banks={"b": bank})
+    for seed in range(3):
+        _step(training, cohort, seed)
+    assert (bank.features.tobytes(), bank.partitions.tobytes()) == before
+
+
+@pytest.mark.parametrize("start", ["keep", "reset"])
+def test_where_the_momentum_encoder_starts(start: str, toy_study: Callable[..., Study], cohort: Cohort) -> None:
+    study = toy_study(momentum_start=start, momentum=0.5)
+    first = _training(study)
+    _step(first, cohort)
+    _step(first, cohort, 1)
+    state = first.state()
+    second = _training(study, state=state)
+    momentum = {name: v for name, v in second.state().items() if name.startswith("momentum.")}
+    expected = state if start == "keep" else {f"momentum.{name}": v for name, v in initial(study).items()}
+    assert all(value.tobytes() == expected[name].tobytes() for name, value in momentum.items())
+    assert second.bank().features.tobytes() == first.bank().features.tobytes()  # the bank is kept either way
+
+
+def test_momentum_encoder_follows_and_gets_no_gradient(toy_study: Callable[..., Study], cohort: Cohort) -> None:
+    training = _training(toy_study(momentum=0.75), banks={"b": _unit_bank(64, 0)})
+    start = tensors_of(training.network)
+    _step(training, cohort)
+    for name, value in tensors_of(training.network).items():
+        np.testing.assert_allclose(
+            training.state()[f"momentum.{name}"], 0.75 * start[name] + 0.25 * value, rtol=1e-5, atol=1e-6
+        )
