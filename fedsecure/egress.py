@@ -9,8 +9,8 @@ cleaned. Only this module seals (an import contract says so), receivers drop wha
 given to nobody else.
 
 Order of a release: check, account, box, log and queue in one transaction, sign, send. A crash wastes the message; what
-is sent again is the stored message, under a new number and never encrypted anew. Clipping, noise and masking join between "check" and "seal"; until they are here
-every release is accounted as non-private, that is, as infinite epsilon.
+is sent again is the stored message, under a new number and never encrypted anew. Clipping, noise and masking join
+between "check" and "account"; until they are here every release is accounted as non-private: epsilon is infinite.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def pack_bank(bank: Bank) -> bytes:
 
 
 def unpack_bank(raw: bytes, width: int, most: int, partitions: int) -> Bank:
-    """Inverse of `pack_bank`. Raises Malformed unless it is a bank of this study: [<= most, width], ids < partitions."""
+    """Inverse of `pack_bank`. Raises Malformed unless it fits the study: [<= most, width], ids < partitions."""
     if len(raw) < _BANK.size:
         raise Malformed("bank shorter than its header")
     count, got = _BANK.unpack_from(raw)

@@ -21,8 +21,8 @@ Parts = tuple[tuple[int, ...], ...]
 def partition(groups: Sequence[str | None], sites: int, scheme: Scheme, seed: int) -> Parts:
     """Positions 0..len(groups)-1 dealt to `sites` hospitals, each sorted; every position exactly once.
 
-    group      hospitals are as pure in group (disease, scanner) as their number allows: patients sorted by group are cut
-               at group borders when the numbers of groups and hospitals agree, else into equal runs
+    group      one hospital a group (disease, scanner) when their numbers agree, else patients sorted by group are cut
+               into equal runs
     random     shuffled and dealt evenly
     dirichlet  each group is split over the hospitals in proportions drawn from Dirichlet(0.5)
 

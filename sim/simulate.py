@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
+from functools import reduce
 from pathlib import Path
 from time import monotonic
 from typing import Final, Protocol
@@ -37,8 +38,6 @@ class Display(Protocol):
     """Shows a federation while it runs."""
 
     def on(self, node: str, event: Progress) -> None: ...
-    def __enter__(self) -> Display: ...
-    def __exit__(self, *_: object) -> None: ...
 
 
 Displays = Callable[[Study], AbstractContextManager[Display]]
@@ -52,7 +51,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     world: World
 
     def of(self, framework: Framework) -> Study:
-        """The framework's study. The random start is fine-tuned once, with the first framework: it would be the same."""
+        """The framework's study. The random start is fine-tuned once, with the first framework: it is the same start."""
         raw = {**self.study, "framework": framework}
         if framework != self.frameworks[0]:
             raw["baseline"] = False
@@ -88,14 +87,13 @@ def open_run(out: Path, wanted: Plan | None, resume: bool) -> Plan:
 def simulate(out: Path, asked: Plan, cache: Path, transport: Transport, displays: Displays, told: Callable[[str], None],
              arguments: list[str]) -> Results:  # fmt: skip
     """Run what `open_run` gave, framework by framework, and write results and report. Raises as `federate` does."""
-    every: Results | None = None
+    each = []
     shown: dict[str, npt.NDArray[np.uint8]] = {}
     for framework in asked.frameworks:
         run = out if len(asked.frameworks) == 1 else out / framework
-        results = _one(run, asked, framework, cache, transport, displays, told, arguments)
+        each.append(_one(run, asked, framework, cache, transport, displays, told, arguments))
         shown |= pictures(run, _resolved(run))
-        every = results if every is None else results_file.merge(every, results)
-    assert every is not None
+    every = reduce(results_file.merge, each)
     results_file.save(every, out / "results.json")
     from fedsecure.report.html import write_report
 

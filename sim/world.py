@@ -9,9 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedsecure.data.phantom import write_phantom
-
 from fedsecure.config import Member, Run, Site, Study, dump, load
+from fedsecure.data.phantom import write_phantom
 from fedsecure.data.source import open_source
 from fedsecure.errors import SettingsError
 from fedsecure.node.wiring import COORDINATOR, lay_out

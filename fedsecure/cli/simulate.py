@@ -1,4 +1,4 @@
-"""`fedsecure demo`, `fedsecure simulate` and `fedsecure report`: a federation of simulated hospitals on this machine."""
+"""`fedsecure demo`, `simulate` and `report`: a federation of simulated hospitals on this machine."""
 
 from __future__ import annotations
 
@@ -143,37 +143,29 @@ def _plan(
     return plan(study, frameworks, World(data, sites, scheme.value, patients))
 
 
-def _run(plan: Plan | None, out: Path, cache: Path, transport: Wire, resume: bool, quiet: bool) -> None:
+def _run(asked: Plan | None, out: Path, cache: Path, transport: Wire, resume: bool, quiet: bool) -> None:
+    from fedsecure.cli.outcome import lines
     from fedsecure.cli.show import Display
+    from fedsecure.node.wiring import COORDINATOR
+    from fedsecure.plan import schedule
     from sim.errors import Interrupted
     from sim.simulate import open_run, simulate
 
-    asked = open_run(out, plan, resume)
-    say = (lambda _: None) if quiet else typer.echo
+    def display(study: Study) -> Display:
+        return Display(schedule(study), [member.name for member in study.sites], COORDINATOR, quiet=quiet)
+
+    def say(text: str) -> None:
+        if not quiet:
+            typer.echo(text)
+
     try:
-        results = simulate(
-            out,
-            asked,
-            cache,
-            transport.value,
-            lambda study: Display(study, quiet=quiet),
-            say,
-            ["fedsecure", *sys.argv[1:]],
-        )
+        plan = open_run(out, asked, resume)
+        results = simulate(out, plan, cache, transport.value, display, say, ["fedsecure", *sys.argv[1:]])
     except (Interrupted, KeyboardInterrupt):
         typer.echo(f"interrupted; `fedsecure simulate --resume --out {out}` goes on from here", err=True)
         raise typer.Exit(130) from None
-    _say_results(results, out)
-
-
-def _say_results(results: object, out: Path) -> None:
-    from fedsecure.cli.show import summary
-    from fedsecure.report.results import Results
-
-    assert isinstance(results, Results)
-    typer.echo(summary(results))
-    typer.echo(f"report:  {out / 'report.html'}")
-    typer.echo(f"results: {out / 'results.json'}")
+    for line in (*lines(results), f"report   {out / 'report.html'}", f"results  {out / 'results.json'}"):
+        typer.echo(line)
 
 
 def _folder(out: Path | None, name: str, resume: bool) -> Path:

@@ -95,11 +95,9 @@ def step(study: Study, state: CoordinatorState, event: Event) -> Outcome:
         case TrainFailed(reason):
             return _abort(state, "failed", reason)
         case Prepared(stage, model_digest) if state.phase is Phase.PREPARING and stage == state.stage:
-            return _open(study, replace(state, round=0, model_digest=model_digest, shared=()))
+            return _open(replace(state, round=0, model_digest=model_digest, shared=()))
         case Aggregated(stage, round_, model_digest) if _aggregating(state, stage, round_):
-            return _open(
-                study, replace(state, round=round_ + 1, model_digest=model_digest, shared=_shared(study, state))
-            )
+            return _open(replace(state, round=round_ + 1, model_digest=model_digest, shared=_shared(study, state)))
         case FrameIn(sender, message):
             return _frame(study, state, sender, message)
         case _:
@@ -142,7 +140,7 @@ def _frame(study: Study, state: CoordinatorState, sender: str, message: object) 
         return state, (Refuse(sender, "has left the study or never was in its cohort"),)
     match message:
         case Hello():
-            return _hello(study, state, sender, message)
+            return _hello(state, sender, message)
         case WeightUpdate() | FeatureBank() | MetricReport():
             return _release(study, state, sender, message)
         case RoundDone(stage, round_):
@@ -153,7 +151,7 @@ def _frame(study: Study, state: CoordinatorState, sender: str, message: object) 
             return state, (Refuse(sender, "a coordinator takes Hello, releases, RoundDone and Leave only"),)
 
 
-def _hello(study: Study, state: CoordinatorState, sender: str, hello: Hello) -> Outcome:
+def _hello(state: CoordinatorState, sender: str, hello: Hello) -> Outcome:
     state = replace(state, joined=state.joined | {sender})
     if state.phase is Phase.JOINING:
         if state.joined != set(state.cohort):
@@ -211,7 +209,7 @@ def _leave(study: Study, state: CoordinatorState, sender: str) -> Outcome:
     return state, (Persist(),)
 
 
-def _open(study: Study, state: CoordinatorState) -> Outcome:
+def _open(state: CoordinatorState) -> Outcome:
     """Open the state's round to every site that is here; the others get it with their next Hello."""
     state = replace(
         state, phase=Phase.OPEN, received=frozenset(), finished=frozenset(), deadline=None,

@@ -146,9 +146,9 @@ class CoordinatorShell(Shell):
 
     def _bank(self, stage: int, round_: int, site: str) -> SealedBox:
         message = decode(Kind.RELEASE, self._store.read(_bank(stage, round_, site)), site)
-        if not isinstance(message, FeatureBank):
-            raise RuntimeError("a stored bank is not one")
-        return message.box
+        if isinstance(message, FeatureBank):
+            return message.box
+        raise RuntimeError("a stored bank is not one")
 
 
 def _model(stage: int, round_: int) -> str:

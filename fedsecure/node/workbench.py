@@ -34,7 +34,7 @@ class Workbench:
         self._cohort: Cohort | None = None
 
     def prepare(self, stage: int) -> None:
-        """Write the first model of a stage to models/prepared.safetensors, from the pre-trained encoder if it needs it."""
+        """Write a stage's first model to models/prepared.safetensors, from the pre-trained encoder if it needs it."""
         from fedsecure.learning.dispatch import initial_model
 
         encoder = self._folder / ENCODER

@@ -65,7 +65,7 @@ class Unpacker:
         need(value > shorter, "not the shortest form")
         return value
 
-    def value(self, depth: int = 0) -> Any:  # noqa: PLR0911  one line for each form
+    def value(self, depth: int = 0) -> Any:
         need(depth < 5, "deeper than any message")
         first = self.take(1)[0]
         if first < 0x80:
