@@ -1,0 +1,141 @@
+"""Studies: what is refused and how it is said, and that the digest binds everything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from fedsecure.config import Run, Site, Study, dump, load, load_study, parse_study
+from fedsecure.errors import SettingsError
+from fedsecure.plan import Init, StageKind, owed, schedule
+from fedsecure.seeds import derive_seed
+from fedsecure.types import Flow
+
+SITES = [{"name": "a", "weight": 3}, {"name": "b", "weight": 1}]
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        ({"seed": -1}, "seed"),
+        ({"nonsense": 1}, "nonsense"),
+        ({"framework": "fedavg"}, "framework"),
+        ({"pretrain": {"temperature": 0}}, "pretrain.temperature"),
+        ({"pretrain": {"momentum": 1.0}}, "pretrain.momentum"),
+        ({"pretrain": {"rounds": "10"}}, "pretrain.rounds"),
+        ({"model": {"norm": "batch"}}, "model.norm"),
+        ({"data": {"size": 50}}, "data.size"),
+        ({"sites": [{"name": "Hospital A", "weight": 1}]}, "sites.0.name"),
+        ({"sites": [SITES[0], SITES[0]]}, "a name stands twice"),
+        ({"sites": SITES, "minimum_sites": 3}, "no round could close"),
+        ({"finetune": {"labelled": [1, 1]}}, "a number stands twice"),
+    ],
+)
+def test_a_study_that_does_not_hold_is_refused_with_the_field(raw: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        parse_study(raw)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="cannot read the study file"):
+        load_study(tmp_path / "none.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("seed = = 1")
+    with pytest.raises(SettingsError, match="not TOML"):
+        load_study(broken)
+
+
+def test_a_study_file_is_what_it_says(tmp_path: Path) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text('framework = "fclopt"\n[finetune]\nlabelled = [2]\n[data]\nstructures = ["liver"]\n')
+    study = load_study(path)
+    assert (study.framework, study.finetune.labelled, study.data.structures) == ("fclopt", (2,), ("liver",))
+
+
+@pytest.mark.parametrize("model", [parse_study({"sites": SITES}), Site(name="a", source="acdc:x"), Run(verbose=True)])
+def test_models_survive_their_file(model: BaseModel) -> None:
+    assert load(type(model), dump(model)) == model
+
+
+def leaves(model: BaseModel, prefix: str = "") -> list[str]:
+    """Every setting of a model by its dotted name."""
+    found = []
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        found += leaves(value, f"{prefix}{name}.") if isinstance(value, BaseModel) else [f"{prefix}{name}"]
+    return found
+
+
+OTHER: dict[str, Any] = {
+    "format": None, "name": "other", "seed": 1, "framework": "fclopt", "sites": SITES, "threads": 2, "neighbours": 3,
+    "baseline": False, "release_metrics": True, "round_deadline_s": 9.0, "minimum_sites": 2,
+    "data.structures": ["x"], "data.orientation": "LPS", "data.spacing_mm": [1.0, 1.0], "data.crop": 32,
+    "data.size": 32, "data.held_out": 0.5, "data.on_error": "exclude", "model.norm": "group",
+    "pretrain.batches": "uniform", "pretrain.momentum_start": "reset", "pretrain.denominator": "literal",
+    "pretrain.exchange": "none", "pretrain.positives": "view", "finetune.labelled": [3], "finetune.modes": ["local"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [leaf for leaf in leaves(Study()) if leaf != "format"])
+def test_every_setting_is_in_the_digest(name: str) -> None:
+    base: dict[str, Any] = {"sites": [{"name": "z", "weight": 1}, {"name": "y", "weight": 1}]}
+    if name == "sites":
+        base = {}
+    *rooms, leaf = name.split(".")
+    current: Any = parse_study(base)
+    for part in name.split("."):
+        current = getattr(current, part)
+    if name in OTHER:
+        other = OTHER[name]
+    else:
+        other = current * 2 if isinstance(current, int) and not isinstance(current, bool) else current / 2
+    changed = dict(base)
+    where = changed
+    for room in rooms:
+        where = where.setdefault(room, {})
+    where[leaf] = other
+    assert parse_study(changed).digest() != parse_study(base).digest()
+
+
+def test_seeds_are_bound_to_every_label_and_to_their_borders() -> None:
+    seeds = {
+        derive_seed(0, "ab", "c"), derive_seed(0, "a", "bc"), derive_seed(1, "ab", "c"), derive_seed(0, "abc"),
+        derive_seed(0, "ab", "c", ""), derive_seed(0),
+    }  # fmt: skip
+    assert len(seeds) == 6
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert derive_seed(0, "round", 1) == derive_seed(0, "round", "1")
+
+
+def test_the_schedule_pairs_every_start_and_ends_each_stage_with_an_evaluation() -> None:
+    stages = schedule(parse_study({"finetune": {"labelled": [1, 4], "rounds": 3}}))
+    assert stages[0].kind is StageKind.PRETRAIN
+    assert [(stage.kind, stage.labelled, stage.init, stage.rounds) for stage in stages[1:]] == [
+        (kind, labelled, init, rounds)
+        for kind, rounds in ((StageKind.LOCAL, 0), (StageKind.FEDERATED, 3))
+        for labelled in (1, 4)
+        for init in (Init.RANDOM, Init.PRETRAINED)
+    ]
+    alone = schedule(parse_study({"baseline": False}))
+    assert all(stage.init is Init.PRETRAINED for stage in alone[1:])
+
+
+@pytest.mark.parametrize(
+    ("settings", "training", "evaluation"),
+    [
+        ({}, {Flow.WEIGHTS, Flow.FEATURES}, set()),
+        ({"pretrain": {"exchange": "none"}}, {Flow.WEIGHTS}, set()),
+        ({"framework": "fclopt"}, {Flow.WEIGHTS}, set()),
+        ({"framework": "fclopt", "release_metrics": True}, {Flow.WEIGHTS}, {Flow.METRICS}),
+        ({"sites": SITES[:1]}, {Flow.WEIGHTS}, set()),
+    ],
+)
+def test_what_a_round_owes(settings: dict[str, Any], training: set[Flow], evaluation: set[Flow]) -> None:
+    study = parse_study({"sites": SITES, **settings})
+    assert owed(study, 0, 0) == training
+    assert owed(study, 0, study.pretrain.rounds) == evaluation
+    assert owed(study, 1, 0) == evaluation  # a local stage has no training round
+    assert owed(study, len(schedule(study)) - 1, 0) == {Flow.WEIGHTS}

@@ -1,0 +1,241 @@
+"""The gate: what it lets out, in which order it acts, and everything it refuses before a byte is sealed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedsecure.config import Study, parse_study
+from fedsecure.egress import FREE, NON_PRIVATE, REPEAT, Gate, RoundContext
+from fedsecure.errors import GateRefused
+from fedsecure.node.store import Store
+from fedsecure.packing import unpack_bank, unpack_vector
+from fedsecure.progress import Progress, Refused, Sent
+from fedsecure.types import Flow, TensorSpec, Update
+from keys.identity import Identity
+from keys.roster import Roster
+from protocols.box import BoxContext, open_box
+from protocols.envelope import ReplayGuard, open_frame
+from protocols.messages import FeatureBank, Hello, MetricReport, RoundOpen, StudyClosed, WeightUpdate
+
+SCHEMA = (TensorSpec("encoder.a", (2, 3)), TensorSpec("encoder.b", (4,)))
+CONTEXT = RoundContext(0, 1, SCHEMA, b"m" * 32)
+
+
+@dataclass
+class Bench:
+    """A site's gate with a real store, and the coordinator's eyes on what came out."""
+
+    study: Study
+    gate: Gate
+    store: Store
+    roster: Roster
+    identities: dict[str, Identity]
+    frames: list[tuple[str, bytes]] = field(default_factory=list)
+    events: list[Progress] = field(default_factory=list)
+    replay: ReplayGuard = field(default_factory=ReplayGuard)
+
+    def opened(self, number: int = -1) -> Any:
+        _, frame = self.frames[number]
+        return open_frame(
+            frame, peer="a", me="coordinator", study=self.study.digest(), roster=self.roster, replay=self.replay,
+            maximum=1 << 20,
+        ).message  # fmt: skip
+
+
+Make = Callable[..., Bench]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    def build(maximum_upload: int | None = None, **settings: Any) -> Bench:
+        raw = {"sites": [{"name": name, "weight": 1} for name in "ab"], "model": {"features": 8}, **settings}
+        study = parse_study(raw)
+        identities = {name: Identity.generate() for name in ("coordinator", "a", "b")}
+        roster = Roster("coordinator", {name: identity.public for name, identity in identities.items()})
+        store = Store(tmp_path / f"node-{len(list(tmp_path.iterdir()))}")
+        frames: list[tuple[str, bytes]] = []
+        events: list[Progress] = []
+        gate = Gate(
+            identities["a"], "a", study, store.next_boot(), {"b": identities["b"].public}, "coordinator", store,
+            lambda peer, frame: frames.append((peer, frame)), events.append, maximum_upload,
+        )  # fmt: skip
+        return Bench(study, gate, store, roster, identities, frames, events)
+
+    return build
+
+
+def weights(**changes: Any) -> Update:
+    arrays = {"encoder.a": np.arange(6, dtype=np.float32).reshape(2, 3), "encoder.b": np.ones(4, np.float32)}
+    return Update(Flow.WEIGHTS, {**arrays, **changes})
+
+
+def features(count: int = 5, width: int = 8, **changes: Any) -> Update:
+    arrays = {"features": np.full((count, width), 0.5, np.float32), "partitions": np.arange(count, dtype=np.uint8) % 4}
+    return Update(Flow.FEATURES, {**arrays, **changes})
+
+
+def test_weights_arrive_as_the_vector_that_was_released(make: Make) -> None:
+    bench = make()
+    bench.gate.release(weights(), CONTEXT)
+    message = bench.opened()
+    assert isinstance(message, WeightUpdate)
+    assert (message.stage, message.round, message.model_digest) == (0, 1, CONTEXT.model_digest)
+    back = unpack_vector(message.vector, SCHEMA)
+    assert all(np.array_equal(back[name], array) for name, array in weights().arrays.items())
+
+
+def test_features_arrive_sealed_for_the_other_site_alone(make: Make) -> None:
+    bench = make()
+    bench.gate.release(features(), CONTEXT)
+    message = bench.opened()
+    assert isinstance(message, FeatureBank)
+    raw_features = features().arrays["features"].tobytes()
+    assert raw_features not in bench.frames[0][1]
+    context = BoxContext(bench.study.digest(), 0, 1, "a")
+    raw = open_box(message.box, context, identity=bench.identities["b"], me="b", roster=bench.roster)
+    bank = unpack_bank(raw, width=8, most=1024, partitions=4)
+    assert np.array_equal(bank.features, features().arrays["features"])
+    assert [wrap.recipient for wrap in message.box.wraps] == ["b"]  # no key for the coordinator
+
+
+def test_metrics_leave_only_where_the_study_says_so(make: Make) -> None:
+    metrics = Update(Flow.METRICS, {"dice": np.array([0.5, 0.25, 0.75], np.float32)})
+    with pytest.raises(GateRefused, match="release_metrics"):
+        make().gate.release(metrics, CONTEXT)
+    bench = make(release_metrics=True)
+    bench.gate.release(metrics, CONTEXT)
+    message = bench.opened()
+    assert isinstance(message, MetricReport)
+    assert np.array_equal(np.frombuffer(message.values, "<f4"), metrics.arrays["dice"])
+
+
+@pytest.mark.parametrize(
+    ("update", "rule"),
+    [
+        (Update(Flow.WEIGHTS, {"encoder.a": np.zeros((2, 3), np.float32)}), "names or shapes"),
+        (weights(more=np.zeros(1, np.float32)), "names or shapes"),
+        (weights(**{"encoder.b": np.ones(5, np.float32)}), "names or shapes"),
+        (weights(**{"encoder.b": np.ones(4, np.float64)}), "finite float32"),
+        (weights(**{"encoder.b": np.array([1, 2, np.nan, 4], np.float32)}), "finite float32"),
+        (weights(**{"encoder.b": np.array([1, 2, np.inf, 4], np.float32)}), "finite float32"),
+        (features(width=9), "shape is not the study's"),
+        (features(count=1025), "shape is not the study's"),
+        (features(features=np.zeros(8, np.float32)), "shape is not the study's"),
+        (features(features=np.full((5, 8), np.nan, np.float32)), "finite float32"),
+        (features(partitions=np.zeros(4, np.uint8)), "do not fit"),
+        (features(partitions=np.zeros(5, np.float32)), "do not fit"),
+        (features(partitions=np.full(5, 4, np.uint8)), "outside the study's"),
+        (features(names=np.zeros(5, np.uint8)), "nothing else"),
+    ],
+)
+def test_what_is_not_in_the_schema_is_refused_and_nothing_leaves(make: Make, update: Update, rule: str) -> None:
+    bench = make()
+    with pytest.raises(GateRefused, match=rule):
+        bench.gate.release(update, CONTEXT)
+    assert bench.frames == []
+    assert list(bench.store.sent()) == []
+    (event,) = bench.events
+    assert isinstance(event, Refused)
+
+
+def test_too_many_metrics_are_refused(make: Make) -> None:
+    too_many = Update(Flow.METRICS, {"dice": np.zeros(4, np.float32)})
+    with pytest.raises(GateRefused, match="more values than structures"):
+        make(release_metrics=True).gate.release(too_many, CONTEXT)
+
+
+def test_the_sites_own_cap_holds_over_all_rounds(make: Make) -> None:
+    bench = make(maximum_upload=900)
+    for round_ in range(3):
+        bench.gate.release(weights(), CONTEXT._replace(round=round_))
+    size = len(bench.frames[0][1])
+    assert 3 * size <= 900 < 4 * size
+    with pytest.raises(GateRefused, match="maximum_upload"):
+        bench.gate.release(weights(), CONTEXT._replace(round=3))
+    assert len(bench.frames) == 3
+
+
+def test_a_release_is_on_disk_before_it_is_sent(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = make()
+
+    def fails(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(bench.store, "log_and_queue", fails)
+    with pytest.raises(OSError, match="disk full"):
+        bench.gate.release(weights(), CONTEXT)
+    assert bench.frames == []
+
+
+def test_a_second_release_of_the_same_flow_and_round_sends_nothing(make: Make) -> None:
+    bench = make()
+    bench.gate.release(weights(), CONTEXT)
+    bench.gate.release(weights(**{"encoder.b": np.zeros(4, np.float32)}), CONTEXT)
+    assert len(bench.frames) == 1
+
+
+def test_a_repeat_is_the_stored_message_under_a_new_number(make: Make) -> None:
+    bench = make()
+    bench.gate.release(weights(), CONTEXT)
+    bench.gate.release(features(), CONTEXT)
+    first = [bench.opened(number) for number in range(2)]
+    bench.gate.repeat(0, 1)
+    again = [bench.opened(number) for number in range(2, 4)]  # the same replay guard takes them
+    assert again == first
+    assert [row.event for row in bench.store.sent()] == [NON_PRIVATE, NON_PRIVATE, REPEAT, REPEAT]
+
+
+def test_repeating_an_earlier_round_sends_nothing(make: Make) -> None:
+    bench = make()
+    bench.gate.release(weights(), CONTEXT)
+    bench.gate.release(weights(), CONTEXT._replace(round=2))
+    bench.gate.repeat(0, 1)
+    assert len(bench.frames) == 2
+
+
+def test_control_takes_control_messages_only(make: Make) -> None:
+    bench = make()
+    bench.gate.control("coordinator", Hello(1, -1, -1, False), 0, 0)
+    assert isinstance(bench.opened(), Hello)
+    assert [row.event for row in bench.store.sent()] == [FREE]
+    smuggled = WeightUpdate(0, 0, b"m" * 32, b"\0" * 4)
+    with pytest.raises(GateRefused, match="WeightUpdate is not a control message"):
+        bench.gate.control("coordinator", smuggled, 0, 0)
+    with pytest.raises(GateRefused, match="WeightUpdate is not a publish message"):
+        bench.gate.publish("coordinator", smuggled, 0, 0)
+    assert len(bench.frames) == 1
+
+
+def test_every_frame_is_logged_with_its_size_and_digest(make: Make) -> None:
+    import hashlib
+
+    bench = make()
+    bench.gate.release(weights(), CONTEXT)
+    bench.gate.control("coordinator", Hello(1, 0, 0, True), 0, 1)
+    for row, (peer, frame) in zip(bench.store.sent(), bench.frames, strict=True):
+        assert (row.peer, row.size, row.digest) == (peer, len(frame), hashlib.sha256(frame).digest())
+    assert [event.size for event in bench.events if isinstance(event, Sent)] == [len(f) for _, f in bench.frames]
+
+
+def test_a_site_cannot_publish_what_a_coordinator_would(make: Make) -> None:
+    """The gate of a site may seal it, the receiver does not take it: who may say what is checked at both ends."""
+    from protocols.errors import ProtocolError
+
+    bench = make()
+    bench.gate.publish("coordinator", RoundOpen(0, 0, _sha(b""), (), b""), 0, 0)
+    with pytest.raises(ProtocolError):
+        bench.opened()
+    with pytest.raises(GateRefused):
+        bench.gate.publish("coordinator", StudyClosed("finished"), 0, 0)  # type: ignore[arg-type]
+
+
+def _sha(raw: bytes) -> bytes:
+    import hashlib
+
+    return hashlib.sha256(raw).digest()
