@@ -76,6 +76,7 @@ def _inspect(uri: str, settings: DataSettings, picture: Path, salt: Path | None,
     import os
     import tempfile
 
+    import torch
     from rich.progress import track
 
     from fedsecure.data.cohort import load_salt
@@ -83,6 +84,7 @@ def _inspect(uri: str, settings: DataSettings, picture: Path, salt: Path | None,
     from fedsecure.data.picture import contact_sheet
     from fedsecure.data.source import open_source
 
+    torch.set_num_threads(1)  # slices are small: more threads wait for each other longer than they work
     source = open_source(uri)
     settings = settings_for(source, settings)
     key = os.urandom(32) if salt is None else load_salt(salt)

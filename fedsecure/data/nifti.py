@@ -44,7 +44,7 @@ class NiftiReader:
             raise DataError("the header's geometry does not hold: its affine cannot be inverted", path)
         # A float64 beyond float32 becomes infinite here, and is refused as such by whoever looks at the voxels.
         with np.errstate(over="ignore"):
-            return Raw(np.asarray(voxels, dtype=np.float32).reshape(x, y, z), affine)
+            return Raw(np.array(voxels, dtype=np.float32).reshape(x, y, z), affine)
 
 
 def frame_indices(path: Path) -> tuple[int | None, ...]:
