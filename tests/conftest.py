@@ -13,7 +13,9 @@ DATA = Path(os.environ.get("FEDSECURE_TEST_DATA", Path(__file__).resolve().paren
 def _real(name: str) -> Path:
     folder = DATA / name
     if not folder.is_dir():
-        pytest.skip(f"real data set {name!r} is not on this machine (set FEDSECURE_TEST_DATA to the folder that holds it)")
+        pytest.skip(
+            f"real data set {name!r} is not on this machine (set FEDSECURE_TEST_DATA to the folder that holds it)"
+        )
     return folder
 
 

@@ -49,9 +49,7 @@ def test_positives_are_averaged_not_summed() -> None:
 def test_no_matching_feature_means_no_remote_loss() -> None:
     drawn = Features(_unit(90, 120), torch.tensor([1, 1]))
     local = Features(_unit(0), torch.tensor([0]))
-    loss = fcl_loss(
-        _unit(0), torch.tensor([0]), local, drawn, temperature=0.5, denominator="exclude_same_partition"
-    )
+    loss = fcl_loss(_unit(0), torch.tensor([0]), local, drawn, temperature=0.5, denominator="exclude_same_partition")
     assert loss.item() == pytest.approx(math.log((E2 + E0 + EM1) / E2), rel=1e-5)
 
 
@@ -70,9 +68,7 @@ def test_an_empty_draw_gives_zero_and_a_finite_gradient(denominator: Denominator
 def test_only_positives_in_the_draw_leave_no_nan() -> None:
     q = _unit(0).requires_grad_()
     drawn = Features(_unit(50), torch.tensor([0]))
-    loss = fcl_loss(
-        q, torch.tensor([0]), drawn, drawn, temperature=0.1, denominator="exclude_same_partition"
-    )
+    loss = fcl_loss(q, torch.tensor([0]), drawn, drawn, temperature=0.1, denominator="exclude_same_partition")
     loss.backward()
     assert loss.item() == 0
     assert torch.isfinite(q.grad).all()  # type: ignore[arg-type]  # set by backward
