@@ -27,12 +27,12 @@ def save(identity: Identity, path: Path) -> None:
     """
     scratch = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        _write(scratch, _format(identity).encode())
         try:
+            _write(scratch, _format(identity).encode())
             # A link appears whole or not at all, and unlike a rename it refuses to replace.
             os.link(scratch, path)
         finally:
-            scratch.unlink()
+            scratch.unlink(missing_ok=True)
         _sync_folder(path.parent)
     except FileExistsError:
         raise IdentityError("there is an identity file already: move it away first if it is to be replaced") from None

@@ -22,6 +22,7 @@ _BATCH: Final = 64  # frames that one poll hands out at most, so that a flood ca
 _SERVER_QUEUE: Final = 256  # frames waiting for one site: a round's model and a bank of every other site
 _CLIENT_QUEUE: Final = 64
 _INBOUND_QUEUE: Final = 16  # frames of one connection not yet polled; beyond, TCP holds the sender back
+_CURVE_OVERHEAD: Final = 33  # bytes a CurveZMQ MESSAGE adds; libzmq's limit is on what is on the wire
 _HEARTBEAT_MS: Final = 5_000
 _SILENCE_MS: Final = 15_000  # a connection silent for so long is dropped
 _HANDSHAKE_MS: Final = 5_000
@@ -45,11 +46,11 @@ class CurveServer:
         self._names = {z85(roster.members[site].channel): site for site in roster.sites}
         self._routes: dict[str, bytes] = {}  # name -> routing id of the connection its last frame came by
         self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
         self._door = ThreadAuthenticator(self._context)
-        self._door.start()
         try:
+            self._door.start()
             self._door.configure_curve_callback(_DOMAIN, _Doorkeeper(frozenset(self._names)))
-            self._socket = self._context.socket(zmq.ROUTER)
             _configure(self._socket, identity, maximum, queue=_SERVER_QUEUE)
             self._socket.curve_server = True
             self._socket.zap_domain = _DOMAIN.encode()
@@ -92,12 +93,10 @@ class CurveServer:
         return frames
 
     def close(self) -> None:
-        if self._context.closed:
-            return
-        if hasattr(self, "_socket"):
+        if not self._context.closed:
             self._socket.close()
-        self._door.stop()
-        self._context.term()
+            self._door.stop()
+            self._context.term()
 
 
 class CurveClient:
@@ -148,7 +147,7 @@ def _configure(socket: zmq.Socket[bytes], identity: Identity, maximum: int, *, q
     """Keys and limits, all of which must be set before the socket binds or connects."""
     socket.curve_publickey = identity.public.channel
     socket.curve_secretkey = identity.channel_key
-    socket.maxmsgsize = maximum
+    socket.maxmsgsize = maximum + _CURVE_OVERHEAD
     socket.sndhwm = queue
     socket.rcvhwm = _INBOUND_QUEUE
     socket.handshake_ivl = _HANDSHAKE_MS

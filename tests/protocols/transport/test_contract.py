@@ -1,0 +1,161 @@
+"""What every transport promises (`protocols.transport.base`), asked of each of them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from keys.identity import Identity
+from keys.roster import Roster
+from protocols.transport.base import ClientTransport, ServerTransport
+from protocols.transport.memory import MemoryHub
+from protocols.transport.zmq_curve import CurveClient, CurveServer
+
+MAXIMUM = 1 << 20
+SOON = 5.0  # seconds in which loopback has delivered
+NEVER = 0.3  # seconds after which nothing more is expected
+
+
+class World:
+    """One server, and clients by name, of one transport."""
+
+    server: ServerTransport
+
+    def __init__(self, client: Callable[[str], ClientTransport], server: ServerTransport) -> None:
+        self._make, self.server = client, server
+        self.made: list[ClientTransport] = []
+
+    def client(self, name: str) -> ClientTransport:
+        self.made.append(self._make(name))
+        return self.made[-1]
+
+    def joined(self, name: str) -> ClientTransport:
+        """A client from which the server has heard."""
+        client = self.client(name)
+        client.send(b"here")
+        assert self.server.poll(SOON) == [(name, b"here")]
+        return client
+
+
+@pytest.fixture(params=["memory", "zmq_curve"])
+def world(
+    request: pytest.FixtureRequest,
+    identities: dict[str, Identity],
+    roster: Roster,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[World]:
+    monkeypatch.setattr("protocols.transport.zmq_curve._LINGER_MS", 0)  # nobody here waits for the last frames
+    if request.param == "memory":
+        hub = MemoryHub(roster.sites, MAXIMUM)
+        made = World(hub.client, hub.server())
+    else:
+        server = CurveServer(identities["hub"], roster, maximum=MAXIMUM)
+        made = World(
+            lambda name: CurveClient(identities[name], roster, maximum=MAXIMUM, endpoint=server.endpoint), server
+        )
+    yield made
+    for end in (*made.made, made.server):
+        end.close()
+
+
+def test_frames_arrive_whole_in_order_and_under_their_senders_name(world: World) -> None:
+    clients = {name: world.client(name) for name in ("north", "south")}
+    sent = {name: [name.encode() * size for size in (1, 1000, 0, 50_000)] for name in clients}
+    for name, client in clients.items():
+        for frame in sent[name]:
+            client.send(frame)
+    arrived: dict[str, list[bytes]] = {name: [] for name in clients}
+    deadline = time.monotonic() + SOON
+    while arrived != sent and time.monotonic() < deadline:
+        for name, frame in world.server.poll(0.1):
+            arrived[name].append(frame)
+    assert arrived == sent
+
+
+def test_the_server_reaches_the_one_it_names(world: World) -> None:
+    north, south = world.joined("north"), world.joined("south")
+    world.server.send("north", b"to north")
+    world.server.send("south", b"to south")
+    assert north.poll(SOON) == [b"to north"]
+    assert south.poll(SOON) == [b"to south"]
+
+
+def test_a_frame_of_the_maximum_passes_and_a_larger_one_does_not(world: World) -> None:
+    north = world.joined("north")
+    north.send(bytes(MAXIMUM))
+    assert world.server.poll(SOON) == [("north", bytes(MAXIMUM))]
+    north.send(bytes(MAXIMUM + 1))
+    assert world.server.poll(NEVER) == []
+
+
+def test_after_an_oversize_frame_the_others_go_on_and_so_does_its_sender(world: World) -> None:
+    north, south = world.joined("north"), world.joined("south")
+    north.send(bytes(MAXIMUM + 1))
+    assert world.server.poll(NEVER) == []
+    south.send(b"south")
+    assert world.server.poll(SOON) == [("south", b"south")]
+    north.send(b"again")
+    assert world.server.poll(SOON) == [("north", b"again")]
+    world.server.send("north", b"answer")
+    assert north.poll(SOON) == [b"answer"]
+
+
+def test_sending_to_who_is_away_is_silent_and_fast(world: World) -> None:
+    began = time.monotonic()
+    world.server.send("south", b"never seen")
+    world.server.send("nobody", b"never seen")
+    assert time.monotonic() - began < 1
+
+
+def test_who_has_left_is_away(world: World) -> None:
+    world.joined("north").close()
+    deadline = time.monotonic() + 1
+    while time.monotonic() < deadline:  # until the other end has noticed, and then on
+        world.server.send("north", b"x")
+        assert world.server.poll(0.05) == []
+
+
+def test_who_comes_back_is_reached_again(world: World) -> None:
+    world.joined("north").close()
+    again = world.joined("north")
+    world.server.send("north", b"welcome")
+    assert again.poll(SOON) == [b"welcome"]
+
+
+def test_a_receiver_that_does_not_keep_up_blocks_nobody(world: World) -> None:
+    north, south = world.joined("north"), world.joined("south")
+    began = time.monotonic()
+    for _ in range(3000):
+        world.server.send("north", bytes(10_000))
+        north.send(bytes(10_000))
+    assert time.monotonic() - began < SOON
+    world.server.send("south", b"still here")
+    assert south.poll(SOON) == [b"still here"]
+
+
+def test_polling_waits_no_longer_than_told(world: World) -> None:
+    north = world.joined("north")
+    for end in (world.server, north):
+        for timeout in (0.0, 0.2):
+            began = time.monotonic()
+            assert end.poll(timeout) == []
+            assert timeout - 0.01 <= time.monotonic() - began < timeout + 0.5
+
+
+def test_polling_wakes_for_a_frame(world: World) -> None:
+    north = world.joined("north")
+    late = threading.Timer(0.2, north.send, [b"late"])
+    late.start()
+    began = time.monotonic()
+    assert world.server.poll(SOON) == [("north", b"late")]
+    assert time.monotonic() - began < SOON / 2
+    late.join()
+
+
+def test_closing_twice_is_closing_once(world: World) -> None:
+    for end in (world.client("north"), world.server):
+        end.close()
+        end.close()
