@@ -129,7 +129,7 @@ class StudyClosed(_Wire, frozen=True, tag="study-closed"):
 
 
 class WeightUpdate(_Wire, frozen=True, tag="weight-update"):
-    """Site: local minus global weights. `vector`: little-endian float32 in the order of the model's schema."""
+    """Site: local minus global weights. `vector`: little-endian float32, tensors sorted by name."""
 
     stage: Count
     round: Count
@@ -149,7 +149,7 @@ class FeatureBank(_Wire, frozen=True, tag="feature-bank"):
 
 
 class MetricReport(_Wire, frozen=True, tag="metric-report"):
-    """Site: what the study has it measure. `values`: little-endian float32 in the order of the study."""
+    """Site: what the study has it measure. `values`: little-endian float32, in the order of the study's structures."""
 
     stage: Count
     round: Count
@@ -162,7 +162,7 @@ class MetricReport(_Wire, frozen=True, tag="metric-report"):
 class RoundOpen(_Wire, frozen=True, tag="round-open"):
     """Coordinator: a round begins with this model and with these banks, which follow as BankRelay.
 
-    `model`: little-endian float32 in the order of the schema; `model_digest`: SHA-256 of it; `banks` sorted by site.
+    `model`: safetensors, every tensor float32; `model_digest`: SHA-256 of it; `banks` sorted by site.
     """
 
     stage: Count
@@ -172,7 +172,6 @@ class RoundOpen(_Wire, frozen=True, tag="round-open"):
     model: bytes
 
     def __post_init__(self) -> None:
-        _require_floats(self.model)
         _require_ascending(tuple(bank.site for bank in self.banks))
         if model_digest(self.model) != self.model_digest:
             raise ValueError("model_digest is the SHA-256 of model")

@@ -51,7 +51,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     world: World
 
     def of(self, framework: Framework) -> Study:
-        """The framework's study. The random start is fine-tuned once, with the first framework: it is the same start."""
+        """The framework's study. The random start is fine-tuned once, with the first one: it is the same start."""
         raw = {**self.study, "framework": framework}
         if framework != self.frameworks[0]:
             raw["baseline"] = False

@@ -61,7 +61,9 @@ def test_a_wrong_vector_is_refused(raw: bytes, reason: str) -> None:
         unpack_vector(raw, (TensorSpec("a", (2,)),))
 
 
-@pytest.mark.parametrize("raw", [b"", b"not safetensors at all", b"\xff" * 64, pack_arrays({"a": np.ones(3, np.float32)})[:-1]])
+@pytest.mark.parametrize(
+    "raw", [b"", b"not safetensors at all", b"\xff" * 64, pack_arrays({"a": np.ones(3, np.float32)})[:-1]]
+)
 def test_what_is_not_safetensors_is_refused(raw: bytes) -> None:
     with pytest.raises(Malformed, match="not safetensors"):
         unpack_arrays(raw)

@@ -112,7 +112,7 @@ def _own(folder: Path) -> tuple[Identity, Roster, Store]:
 
 
 def _until_told(folder: Path, veto: Callable[[], None]) -> Callable[[], bool]:
-    """Stop on SIGTERM and SIGINT, and when the process that started us is gone; a file named veto is the site's veto."""
+    """Stop on SIGTERM, SIGINT and when whoever started us is gone; a file named veto is the site's veto."""
     told = False
     parent = os.getppid()
 

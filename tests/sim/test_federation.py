@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from fedsecure.plan import schedule
 from fedsecure.progress import Measured, Progress, Refused, RoundEnded, RoundStarted, Scored, Step, Stopped
 from sim.errors import FederationFailed, Interrupted
 from sim.federation import federate, finished, read_metrics
+
 from .conftest import LayOut
 
 MODELS = ("models/encoder.safetensors", "models/0-2.safetensors", "models/4-2.safetensors")
@@ -112,15 +114,16 @@ def _source(run: Path, study: Study) -> str:
 class Killer:
     """Kills one node with SIGKILL when it has told of a certain round."""
 
-    def __init__(self, run: Path, node: str, stage: int, round_: int, kind: type[Progress]) -> None:  # type: ignore[valid-type]
+    def __init__(self, run: Path, node: str, stage: int, round_: int, kind: type[Any]) -> None:
         self._run, self._node, self._at, self._kind = run, node, (stage, round_), kind
         self.killed = False
 
     def __call__(self, node: str, event: Progress) -> None:
-        if not self.killed and node == self._node and isinstance(event, self._kind):  # type: ignore[arg-type]
-            if (event.stage, event.round) == self._at:
-                os.kill(_pid_of(self._run, node), signal.SIGKILL)
-                self.killed = True
+        if self.killed or node != self._node or (event.stage, event.round) != self._at:
+            return
+        if isinstance(event, self._kind):
+            os.kill(_pid_of(self._run, node), signal.SIGKILL)
+            self.killed = True
 
 
 def _pid_of(run: Path, node: str) -> int:
@@ -140,7 +143,7 @@ def test_a_kill_and_a_resume_give_the_same_bytes(
     lay_out_world: LayOut,
     undisturbed: dict[str, list[bytes]],
     node: str,
-    at: tuple[int, int, type[Progress]],  # type: ignore[valid-type]
+    at: tuple[int, int, type[Any]],
 ) -> None:
     expected = in_memory(lay_out_world, "fcl", undisturbed)
     run, study = lay_out_world("killed", framework="fcl")
