@@ -1,0 +1,154 @@
+"""How fast training is beside a loop that does nothing but train.
+
+The bare loop has the same network, views, batch and loss terms, written plainly and fed from memory. Ours goes through
+`pretrain.train_round`: slices read from memory-mapped volumes, events, bank, average. Both are run in turns, so that
+whatever else the machine does falls on both.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize, softplus
+
+from fedsecure.config import Framework, Member, Study
+from fedsecure.learning.fclopt import Online
+from fedsecure.learning.job import Job
+from fedsecure.learning.model import Branch
+from fedsecure.learning.pretrain import initial, train_round
+from fedsecure.learning.views import two_views
+from fedsecure.progress import Progress
+from fedsecure.types import Cohort, Subject, Volume
+
+_STEPS = 6  # of each kind in a turn; the first of ours is not counted, as it waits for the round to be set up
+
+
+def bench_train(seconds: float = 60.0) -> dict[str, float]:
+    """Slices per second on the CPU with torch's present number of threads, medians over about `seconds` in all.
+
+    Keys: fcl_slices_per_s, fcl_bare_slices_per_s, fclopt_slices_per_s, fclopt_bare_slices_per_s.
+    """
+    result = {}
+    frameworks: tuple[Framework, ...] = ("fcl", "fclopt")
+    with TemporaryDirectory() as folder:
+        for framework in frameworks:
+            study = _study(framework)
+            cohort = _cohort(Path(folder) / framework, study.data.size)
+            ours, bare = _in_turns(study, cohort, seconds / len(frameworks))
+            result[f"{framework}_slices_per_s"] = study.pretrain.batch / ours
+            result[f"{framework}_bare_slices_per_s"] = study.pretrain.batch / bare
+    return result
+
+
+def _study(framework: Framework) -> Study:
+    study = Study(framework=framework, sites=(Member(name="bench", weight=1),))
+    return study.model_copy(update={"pretrain": study.pretrain.model_copy(update={"local_steps": _STEPS + 1})})
+
+
+def _cohort(folder: Path, size: int) -> Cohort:
+    """Eight patients of noise, 10 slices each, memory-mapped like prepared ones: speed does not look at the picture."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    subjects = []
+    for i in range(8):
+        file = folder / f"{i}.npy"
+        np.save(file, rng.standard_normal((10, size, size)).astype(np.float32))
+        subjects.append(
+            Subject(str(i), None, (Volume(str(i), 0, np.load(file, mmap_mode="r"), None, (1.0, 1.0, 1.0)),))
+        )
+    return Cohort(tuple(subjects), ())
+
+
+def _in_turns(study: Study, cohort: Cohort, seconds: float) -> tuple[float, float]:
+    """Median seconds of a step: ours, bare."""
+    bare_step = _bare_fcl(study) if study.framework == "fcl" else _bare_fclopt(study)
+    bare_step()  # allocators and kernels warm up
+    ours: list[float] = []
+    bare: list[float] = []
+    end = time.perf_counter() + seconds
+    while not bare or time.perf_counter() < end:
+        ours += _our_steps(study, cohort)
+        for _ in range(_STEPS):
+            start = time.perf_counter()
+            bare_step()
+            bare.append(time.perf_counter() - start)
+    return median(ours), median(bare)
+
+
+def _our_steps(study: Study, cohort: Cohort) -> list[float]:
+    stamps: list[float] = []
+
+    def stamp(_: Progress) -> None:
+        stamps.append(time.perf_counter())
+
+    train_round(Job(study, "bench", 0, 0, initial(study), {}, {}), cohort, "cpu", stamp)
+    return [later - earlier for earlier, later in pairwise(stamps)]
+
+
+def _bare_fcl(study: Study) -> Callable[[], None]:
+    settings = study.pretrain
+    images, generator = torch.randn(settings.batch, 1, study.data.size, study.data.size), torch.Generator()
+    labels = torch.arange(settings.batch) % settings.partitions
+    main, slow = Branch(study.model), Branch(study.model).requires_grad_(False)
+    optimiser = torch.optim.AdamW(main.parameters(), settings.learning_rate, fused=True)
+    bank = normalize(torch.randn(settings.bank, study.model.features), dim=1)
+    bank_labels = torch.arange(settings.bank) % settings.partitions
+
+    def nce(near: Tensor, positive: Tensor, rest: Tensor) -> Tensor:
+        return (softplus(rest - near) * positive).sum(1) / positive.sum(1)
+
+    def step() -> None:
+        nonlocal bank, bank_labels
+        first, second = two_views(images, generator)
+        q = normalize(main(first), dim=1)
+        with torch.no_grad():
+            k = normalize(slow(second), dim=1)
+        rows = torch.randperm(len(bank))[: settings.negatives]
+        matching = labels[:, None] == bank_labels[rows][None]
+        near, far = q @ k.T / settings.temperature, q @ bank[rows].T / settings.temperature
+        rest = far.masked_fill(matching, -1e9).logsumexp(1, keepdim=True)
+        loss = (nce(near, labels[:, None] == labels[None], rest) + nce(far, matching, rest)).mean()
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        optimiser.step()
+        _average(slow, main, settings.momentum)
+        bank = torch.cat([bank, k])[-settings.bank :]
+        bank_labels = torch.cat([bank_labels, labels])[-settings.bank :]
+
+    return step
+
+
+def _bare_fclopt(study: Study) -> Callable[[], None]:
+    settings = study.pretrain
+    images, generator = torch.randn(settings.batch, 1, study.data.size, study.data.size), torch.Generator()
+    network = Online(study.model)
+    trained = [value for value in network.parameters() if value.requires_grad]
+    optimiser = torch.optim.AdamW(trained, settings.learning_rate, fused=True)
+
+    def step() -> None:
+        first, second = two_views(images, generator)
+        with torch.no_grad():
+            targets = normalize(network.target(torch.cat([second, first])), dim=1)
+        predictions = normalize(network(torch.cat([first, second])), dim=1)
+        loss = 2 * (2 - 2 * (predictions * targets).sum(1)).mean()
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        _average(network.target.encoder, network.encoder, settings.momentum)
+        _average(network.target.projector, network.projector, settings.momentum)
+
+    return step
+
+
+@torch.no_grad()
+def _average(slow: torch.nn.Module, fast: torch.nn.Module, momentum: float) -> None:
+    for a, b in zip(slow.parameters(), fast.parameters(), strict=True):
+        a.mul_(momentum).add_(b, alpha=1 - momentum)

@@ -1,0 +1,36 @@
+"""`fedsecure bench`: how fast this machine trains."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Measure this machine.", no_args_is_help=True)
+
+
+@app.callback()
+def bench() -> None:
+    """Measure this machine."""
+
+
+@app.command()
+def train(
+    seconds: Annotated[float, typer.Option(help="How long to measure, in all.")] = 60.0,
+    threads: Annotated[int, typer.Option(help="Torch threads of the process.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Training steps of both frameworks beside a bare PyTorch loop, in slices a second."""
+    import torch
+
+    from fedsecure.bench.train import bench_train
+
+    torch.set_num_threads(threads)
+    measured = bench_train(seconds)
+    if as_json:
+        typer.echo(json.dumps(measured))
+        return
+    for framework in ("fcl", "fclopt"):
+        ours, bare = measured[f"{framework}_slices_per_s"], measured[f"{framework}_bare_slices_per_s"]
+        typer.echo(f"{framework:7} {ours:8.1f} slices/s   bare loop {bare:8.1f}   ratio {ours / bare:.2f}")
