@@ -53,7 +53,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)]
     subprocess.run(command, check=True, capture_output=True)
     libraries = sysconfig.get_paths()["purelib"]
-    # A plain path line: the editable installation of this checkout is an import hook, which only a real site folder runs.
+    # A plain path line: the hook of an editable installation runs in a real site folder only.
     (site / "libraries.pth").write_text(libraries + "\n")
     return home / "bin" / "python"
 

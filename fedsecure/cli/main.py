@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedsecure.cli import data, simulate
+from fedsecure.cli import bench, data, simulate
 from fedsecure.errors import DataError, FedsecureError
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # a traceback with local values could show a patient's data
 )
 app.add_typer(data.app, name="data")
+app.add_typer(bench.app, name="bench")
 app.command()(simulate.demo)
 app.command()(simulate.simulate)
 app.command()(simulate.report)

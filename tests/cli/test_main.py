@@ -36,7 +36,9 @@ def fedsecure(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("command", [(), ("demo",), ("simulate",), ("report",), ("data",), ("data", "inspect")])
+@pytest.mark.parametrize(
+    "command", [(), ("demo",), ("simulate",), ("report",), ("data",), ("data", "inspect"), ("bench",)]
+)
 def test_help_is_there_for_every_command_and_loads_nothing_heavy(tmp_path: Path, command: tuple[str, ...]) -> None:
     script = (
         "import sys; from fedsecure.cli.main import app\n"
