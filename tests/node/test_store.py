@@ -1,0 +1,78 @@
+"""What survives a kill: state, messages that were released, the record of what was sent, and whole files."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from fedsecure.egress import FREE, NON_PRIVATE, REPEAT, SentRow
+from fedsecure.node.store import Store, write_atomic
+
+
+def row(stage: int, round_: int, flow: str = "weights", event: str = NON_PRIVATE, size: int = 10) -> SentRow:
+    return SentRow("release", flow, event, stage, round_, "coordinator", size, b"d" * 32)
+
+
+def test_state_is_there_after_the_process_is_gone(tmp_path: Path) -> None:
+    first = Store(tmp_path)
+    first.put(done=b"1", replay=b"2")
+    # not closed: a kill closes nothing
+    second = Store(tmp_path)
+    assert (second.get("done"), second.get("replay"), second.get("nothing")) == (b"1", b"2", None)
+
+
+def test_each_start_has_a_number_of_its_own(tmp_path: Path) -> None:
+    assert [Store(tmp_path).next_boot() for _ in range(3)] == [1, 2, 3]
+
+
+def test_log_and_outbox_are_written_together_or_not_at_all(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.log_and_queue(row(0, 1), b"first")
+    with pytest.raises(sqlite3.IntegrityError):
+        store.log_and_queue(row(0, 1), b"the same flow and round again")
+    assert store.queued(0, 1) == [("weights", b"first")]
+    assert len(list(store.sent())) == 1
+
+
+def test_only_the_newest_round_can_be_asked_for_again(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.log_and_queue(row(0, 1, "features"), b"a")
+    store.log_and_queue(row(0, 1, "weights"), b"b")
+    assert store.queued(0, 1) == [("features", b"a"), ("weights", b"b")]
+    store.log_and_queue(row(1, 0), b"c")
+    assert store.queued(0, 1) == []
+    assert store.queued(1, 0) == [("weights", b"c")]
+
+
+def test_the_cap_counts_each_release_once(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.log_and_queue(row(0, 0), b"a")
+    store.log(row(0, 0, event=REPEAT))
+    store.log(SentRow("control", "Hello", FREE, 0, 0, "coordinator", 99, b"d" * 32))
+    assert store.released_bytes() == 10
+    assert [entry.event for entry in store.sent()] == [NON_PRIVATE, REPEAT, FREE]
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model"
+    write_atomic(path, b"old")
+
+    def fails(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.fsync", fails)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+
+
+def test_forgetting_keeps_what_is_named(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for name in ("models/0-0.x", "models/0-1.x", "models/1-0.x"):
+        store.write(name, b"")
+    store.forget("models/0-*", keep=("models/0-1.x",))
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["0-1.x", "1-0.x"]
+    assert store.has("models/0-1.x")
+    assert not store.has("models/0-0.x")

@@ -1,0 +1,133 @@
+"""The trainer's door: the process and the inline form answer alike, and no failure is silent or tells too much."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from fedsecure.config import Run, Site, parse_study
+from fedsecure.errors import DataError
+from fedsecure.node.trainer import (
+    Answer,
+    Broke,
+    InlineTrainer,
+    PreparedModel,
+    PrepareOrder,
+    ProcessTrainer,
+    Trainer,
+    TrainOrder,
+    carry_out,
+)
+from fedsecure.node.wiring import lay_out
+from fedsecure.node.workbench import Workbench
+from fedsecure.packing import unpack_model
+from fedsecure.progress import ignore
+
+STUDY = parse_study(
+    {
+        "sites": [{"name": "a", "weight": 1}],
+        "model": {"filters": 4, "hidden": 16, "features": 8},
+        "data": {"size": 32},
+        "pretrain": {"rounds": 1, "local_steps": 1},
+    }
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    lay_out(tmp_path, STUDY, Run(), Site(name="a", source="folder:/nowhere/PATIENT_SMITH"))
+    return tmp_path
+
+
+def wait(trainer: Trainer, seconds: float = 60) -> Answer:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if answers := trainer.poll():
+            (answer,) = answers
+            return answer
+        time.sleep(0.05)
+    raise AssertionError("no answer")
+
+
+@pytest.mark.parametrize("kind", ["inline", "process"])
+def test_the_first_model_is_prepared_and_is_the_same_from_both(folder: Path, kind: str) -> None:
+    trainer: Trainer = InlineTrainer(folder, ignore) if kind == "inline" else ProcessTrainer(folder)
+    try:
+        trainer.order(PrepareOrder(0, False))
+        assert wait(trainer) == PreparedModel(0)
+    finally:
+        trainer.close()
+    from fedsecure.learning.pretrain import initial
+
+    held = unpack_model((folder / "models/prepared.safetensors").read_bytes())
+    expected = initial(STUDY)
+    assert set(held) == set(expected)
+    assert all((held[name] == expected[name]).all() for name in expected)
+
+
+@pytest.mark.parametrize("kind", ["inline", "process"])
+def test_unusable_data_is_an_answer_without_its_path(folder: Path, kind: str) -> None:
+    trainer: Trainer = InlineTrainer(folder, ignore) if kind == "inline" else ProcessTrainer(folder)
+    try:
+        trainer.order(PrepareOrder(0, False))
+        wait(trainer)
+        (folder / "incoming").mkdir(exist_ok=True)
+        (folder / "models/prepared.safetensors").rename(folder / "incoming/model.safetensors")
+        trainer.order(TrainOrder(0, 0, ()))
+        answer = wait(trainer)
+    finally:
+        trainer.close()
+    assert isinstance(answer, Broke)
+    assert "SMITH" not in answer.reason
+    assert "/" not in answer.reason
+
+
+def test_a_worker_that_dies_is_noticed_and_the_next_order_starts_another(folder: Path) -> None:
+    trainer = ProcessTrainer(folder)
+    try:
+        trainer.order(PrepareOrder(0, False))
+        wait(trainer)
+        process = trainer._process
+        assert process is not None
+        os.kill(process.pid, signal.SIGKILL)
+        answer = wait(trainer)
+        assert isinstance(answer, Broke)
+        assert "ended by itself" in answer.reason
+        trainer.order(PrepareOrder(0, False))
+        assert wait(trainer) == PreparedModel(0)
+    finally:
+        trainer.close()
+
+
+def test_cancel_ends_the_worker_at_once_and_drops_its_answer(folder: Path) -> None:
+    trainer = ProcessTrainer(folder)
+    trainer.order(PrepareOrder(0, False))
+    process = trainer._process
+    assert process is not None
+    trainer.cancel()
+    assert process.poll() is not None
+    assert trainer.poll() == []
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (DataError("truncated", Path("/data/SMITH.nii.gz")), "truncated"),
+        (ValueError("/data/SMITH.nii.gz is odd"), "internal error, please report it: ValueError in "),
+    ],
+)
+def test_an_error_becomes_an_answer_that_leaks_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Workbench, "prepare", fails)
+    answer = carry_out(Workbench(folder), PrepareOrder(0, False), ignore)
+    assert isinstance(answer, Broke)
+    assert answer.reason.startswith(said)
+    assert "SMITH" not in answer.reason
