@@ -1,6 +1,7 @@
 """Random transforms of labelled slices, a whole batch at once: one resampling of the images and one of the labels.
 
-Strengths are method.md 5's measured recipe. All numbers are drawn from one CPU generator, so that a round replays and
+Strengths are method.md 5's measured recipe; milder shift and rotation, or stronger gamma, elastic and bias, cost .04 to .08
+Dice at N=1. All numbers are drawn from one CPU generator, so that a round replays and
 so that the draws do not depend on the device.
 """
 
