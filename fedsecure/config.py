@@ -77,8 +77,8 @@ class FinetuneSettings(_Frozen):
 
     labelled: tuple[Annotated[int, Field(ge=1)], ...] = (1, 4)  # the N of the tables
     modes: tuple[Literal["local", "federated"], ...] = ("local", "federated")
-    # Local: in all; federated: split over `rounds`. Fewer make a weak baseline look like a gain of pre-training: a
-    # random start on ACDC (8 filters, crop 160, 3 sites) reached Dice .64 / .69 at N=1 / 4 with 400, .66 / .72 with 600.
+    # Local: in all; federated: split over `rounds`. Fewer make a weak baseline, and a gain of pre-training of it:
+    # a random start on ACDC (8 filters, crop 160, 3 sites) had Dice .64 / .69 at N=1 / 4 with 400, .66 / .72 with 600.
     steps: Annotated[int, Field(ge=1)] = 600
     rounds: Annotated[int, Field(ge=1)] = 10  # federated only
     batch: Annotated[int, Field(ge=1)] = 8
