@@ -1,7 +1,8 @@
 """Random transforms of labelled slices, a whole batch at once: one resampling of the images and one of the labels.
 
-Strengths are method.md 5's measured recipe. All numbers are drawn from one CPU generator, so that a round replays and
-so that the draws do not depend on the device.
+Strengths are method.md 5's recipe; on ACDC at N=1 milder shift and rotation lost .08 Dice, stronger gamma, elastic and
+bias .04 (3 sites, one seed). All numbers are drawn from one CPU generator, so that a round replays and the draws do not
+depend on the device.
 """
 
 from __future__ import annotations
