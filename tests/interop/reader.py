@@ -1,4 +1,4 @@
-"""A second reader of frames, boxes, rosters and identities, written from the two SPEC.md alone.
+"""A second reader of frames, boxes, rosters and identities, that follows the two SPEC.md and nothing else.
 
 It shares no code with the packages it reads: the standard library and primitives of `cryptography`, nothing else (a
 test looks at its imports). It is slow and small, and checks whatever SPEC.md says a receiver MUST check about bytes.

@@ -130,6 +130,12 @@ def test_nothing_is_decoded_before_the_signature_holds(monkeypatch: pytest.Monke
         opens(bytes(forged))
 
 
+def test_nothing_of_a_replayed_frame_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("protocols.envelope.decode", lambda *_: pytest.fail("the body was decoded"))
+    with pytest.raises(Replayed):
+        opens(GOOD, ReplayGuard({"north": 1}))
+
+
 def test_a_receiver_outside_the_roster_is_a_bug() -> None:
     with pytest.raises(KeyError):
         open_frame(GOOD, peer="north", me="west", study=STUDY, roster=ROSTER, replay=ReplayGuard(), maximum=1 << 20)

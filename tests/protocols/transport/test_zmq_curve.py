@@ -210,6 +210,20 @@ def test_the_newest_connection_of_a_name_is_the_one_that_is_answered(
     new.close()
 
 
+def test_a_route_that_leads_nowhere_is_forgotten(
+    server: CurveServer, roster: Roster, identities: dict[str, Identity]
+) -> None:
+    north = CurveClient(identities["north"], roster, maximum=MAXIMUM, endpoint=server.endpoint)
+    north.send(b"here")
+    assert server.poll(SOON) == [("north", b"here")]
+    north.close()
+    deadline = time.monotonic() + SOON
+    while "north" in server._routes and time.monotonic() < deadline:
+        server.send("north", b"x")
+        time.sleep(0.02)
+    assert "north" not in server._routes
+
+
 def test_a_port_in_use_is_an_error_and_leaves_nothing(
     server: CurveServer, roster: Roster, identities: dict[str, Identity]
 ) -> None:
