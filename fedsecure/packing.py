@@ -7,7 +7,6 @@ bank     count and width as uint32, features as float32, partitions as uint8: wh
 
 from __future__ import annotations
 
-import hashlib
 import struct
 
 import numpy as np
@@ -22,10 +21,6 @@ _BANK = struct.Struct("<II")
 
 class Malformed(ValueError):
     """Bytes that are not what they should be. The caller says whose they were."""
-
-
-def digest(raw: bytes) -> bytes:
-    return hashlib.sha256(raw).digest()
 
 
 def pack_arrays(arrays: State) -> bytes:

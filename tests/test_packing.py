@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import struct
 
 import numpy as np
@@ -13,7 +12,6 @@ from hypothesis.extra import numpy as hnp
 
 from fedsecure.packing import (
     Malformed,
-    digest,
     pack_arrays,
     pack_bank,
     pack_model,
@@ -117,7 +115,3 @@ def test_random_bytes_are_refused_and_nothing_else_happens(raw: bytes) -> None:
             attempt()
         except Malformed:
             continue
-
-
-def test_digest_is_sha256() -> None:
-    assert digest(b"abc") == hashlib.sha256(b"abc").digest()

@@ -24,11 +24,12 @@ from fedsecure.node.events import (
 from fedsecure.node.shell import Shell
 from fedsecure.node.trainer import Answer, PreparedModel, PrepareOrder
 from fedsecure.node.workbench import MODEL
-from fedsecure.packing import Malformed, digest, pack_model, unpack_model, unpack_vector
+from fedsecure.packing import Malformed, pack_model, unpack_model, unpack_vector
 from fedsecure.plan import StageKind, schedule
 from fedsecure.types import schema_of
-from protocols.box import box_digest
+from protocols.box import BoxContext, box_digest, verify_box
 from protocols.codec import decode, encode
+from protocols.envelope import Opened
 from protocols.messages import (
     BankRef,
     BankRelay,
@@ -40,6 +41,7 @@ from protocols.messages import (
     SealedBox,
     StudyClosed,
     WeightUpdate,
+    model_digest,
 )
 from protocols.transport.base import ServerTransport
 
@@ -61,6 +63,13 @@ class CoordinatorShell(Shell):
     def _receive(self, timeout: float) -> list[tuple[str, bytes]]:
         return self._transport.poll(timeout)
 
+    def _admit(self, opened: Opened) -> None:
+        """A box is checked before it is relayed: what does not hold is then its maker's fault and nobody else's."""
+        match opened.message:
+            case FeatureBank(stage=stage, round=round_, box=box):
+                context = BoxContext(self._study.digest(), stage, round_, opened.sender)
+                verify_box(box, context, peer=opened.sender, roster=self._roster)
+
     def _step(self, event: Event) -> tuple[Effect, ...]:
         before = (self._state.phase, self._state.stage, self._state.round)
         self._state, effects = step(self._study, self._state, event)
@@ -76,7 +85,7 @@ class CoordinatorShell(Shell):
         if isinstance(answer, PreparedModel):
             model = self._store.read("models/prepared.safetensors")
             self._store.write(_model(answer.stage, 0), model)
-            self._events.append(Prepared(answer.stage, digest(model)))
+            self._events.append(Prepared(answer.stage, model_digest(model)))
 
     def _run(self, effect: Effect) -> None:
         match effect:
@@ -134,13 +143,13 @@ class CoordinatorShell(Shell):
         self._store.forget(f"models/{stage}-*.safetensors", keep=(_model(stage, round_ + 1),))
         self._store.forget(f"updates/{stage}-{round_}/*")
         self._store.forget(f"banks/{stage}-{round_ - 1}/*")
-        self._events.append(Aggregated(stage, round_, digest(raw)))
+        self._events.append(Aggregated(stage, round_, model_digest(raw)))
 
     def _open_round(self, site: str, stage: int, round_: int, banks: tuple[str, ...]) -> None:
         model = self._store.read(_model(stage, round_))
         boxes = {other: self._bank(stage, round_ - 1, other) for other in sorted(banks)}
         refs = tuple(BankRef(other, box_digest(box)) for other, box in boxes.items())
-        self._gate.publish(site, RoundOpen(stage, round_, digest(model), refs, model), stage, round_)
+        self._gate.publish(site, RoundOpen(stage, round_, model_digest(model), refs, model), stage, round_)
         for other, box in boxes.items():
             self._gate.publish(site, BankRelay(stage, round_ - 1, other, box), stage, round_)
 

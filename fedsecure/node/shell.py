@@ -23,7 +23,7 @@ from fedsecure.plan import schedule
 from fedsecure.progress import Observe, Refused, RoundEnded, RoundStarted, Stopped
 from keys.identity import Identity
 from keys.roster import Roster
-from protocols.envelope import ReplayGuard, open_frame
+from protocols.envelope import Opened, ReplayGuard, open_frame
 from protocols.errors import ProtocolError
 
 
@@ -109,10 +109,15 @@ class Shell(ABC):
                 replay=self._replay,
                 maximum=SIZE_LIMIT,
             )
+            self._admit(opened)
         except ProtocolError as error:
             self._refused(error.peer, error.rule)
             return
         self._events.append(FrameIn(opened.sender, opened.message))
+
+    @abstractmethod
+    def _admit(self, opened: Opened) -> None:
+        """What a node checks of a message beyond its frame. Raises ProtocolError to refuse it."""
 
     def _answer(self, answer: Answer) -> None:
         match answer:
