@@ -53,21 +53,23 @@ class PretrainSettings(_Frozen):
 
     rounds: Annotated[int, Field(ge=1)] = 10
     local_steps: Annotated[int, Field(ge=1)] = 30
-    batch: Annotated[int, Field(ge=2)] = 32  # slices; two views of each
+    batch: Annotated[int, Field(ge=2)] = 16  # slices; two views of each
     # "stratified": every partition of batch/S patients, so that each slice has same-partition positives of others
     batches: Literal["stratified", "uniform"] = "stratified"
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3  # AdamW, cosine over all rounds
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-3  # AdamW, cosine over all rounds
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99  # m of the momentum encoder and of FCLOpt's target
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # m of momentum encoder and target: few steps a round
     # Where the momentum encoder (FCL) starts a round: the site's own of the round before, or the global model. Open in
     # the paper; public code has both.
     momentum_start: Literal["keep", "reset"] = "keep"
     partitions: Annotated[int, Field(ge=2, le=255)] = 4  # S
     # FCL only
-    temperature: Annotated[float, Field(gt=0)] = 0.1  # tau
+    temperature: Annotated[float, Field(gt=0)] = 0.5  # tau; at 0.1 spreading costs more than collapse, early on
     bank: Annotated[int, Field(ge=1)] = 1024  # |Q_l,c|: newest momentum features a site keeps, and shares
     negatives: Annotated[int, Field(ge=1)] = 512  # K = |Q'|, drawn uniformly from local and remote banks
     denominator: Literal["exclude_same_partition", "literal"] = "exclude_same_partition"  # method.md 2.4
+    # Negatives of L_local. "bank" is as printed and collapsed in every run without BatchNorm: see contrastive.fcl_loss
+    local_negatives: Literal["batch", "bank"] = "batch"
     exchange: Literal["vectors", "none"] = "vectors"  # "none" is the ablation without feature exchange
     # FCLOpt only
     positives: Literal["view", "partition"] = "partition"  # pair two views, or same-partition slices of two patients

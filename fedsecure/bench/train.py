@@ -96,26 +96,26 @@ def _our_steps(study: Study, cohort: Cohort) -> list[float]:
 def _bare_fcl(study: Study) -> Callable[[], None]:
     settings = study.pretrain
     images, generator = torch.randn(settings.batch, 1, study.data.size, study.data.size), torch.Generator()
-    labels = torch.arange(settings.batch) % settings.partitions
+    labels = torch.arange(2 * settings.batch) % settings.partitions
     main, slow = Branch(study.model), Branch(study.model).requires_grad_(False)
     optimiser = torch.optim.AdamW(main.parameters(), settings.learning_rate, fused=True)
     bank = normalize(torch.randn(settings.bank, study.model.features), dim=1)
     bank_labels = torch.arange(settings.bank) % settings.partitions
 
-    def nce(near: Tensor, positive: Tensor, rest: Tensor) -> Tensor:
-        return (softplus(rest - near) * positive).sum(1) / positive.sum(1)
+    def nce(logits: Tensor, positive: Tensor) -> Tensor:
+        rest = logits.masked_fill(positive, -1e9).logsumexp(1, keepdim=True)
+        return (softplus(rest - logits) * positive).sum(1) / positive.sum(1)
 
     def step() -> None:
         nonlocal bank, bank_labels
-        first, second = two_views(images, generator)
-        q = normalize(main(first), dim=1)
+        views = torch.cat(two_views(images, generator))
+        q = normalize(main(views), dim=1)
         with torch.no_grad():
-            k = normalize(slow(second), dim=1)
+            k = normalize(slow(views), dim=1)
         rows = torch.randperm(len(bank))[: settings.negatives]
-        matching = labels[:, None] == bank_labels[rows][None]
         near, far = q @ k.T / settings.temperature, q @ bank[rows].T / settings.temperature
-        rest = far.masked_fill(matching, -1e9).logsumexp(1, keepdim=True)
-        loss = (nce(near, labels[:, None] == labels[None], rest) + nce(far, matching, rest)).mean()
+        same, matching = labels[:, None] == labels[None], labels[:, None] == bank_labels[rows][None]
+        loss = (nce(near, same) + nce(far, matching)).mean()
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         optimiser.step()
@@ -130,15 +130,18 @@ def _bare_fclopt(study: Study) -> Callable[[], None]:
     settings = study.pretrain
     images, generator = torch.randn(settings.batch, 1, study.data.size, study.data.size), torch.Generator()
     network = Online(study.model)
+    labels = torch.arange(2 * settings.batch) % settings.partitions
+    pairs = labels[:, None] == labels[None]
     trained = [value for value in network.parameters() if value.requires_grad]
     optimiser = torch.optim.AdamW(trained, settings.learning_rate, fused=True)
 
     def step() -> None:
         first, second = two_views(images, generator)
         with torch.no_grad():
-            targets = normalize(network.target(torch.cat([second, first])), dim=1)
-        predictions = normalize(network(torch.cat([first, second])), dim=1)
-        loss = 2 * (2 - 2 * (predictions * targets).sum(1)).mean()
+            targets = network.target(torch.cat([second, first]))
+        predictions = network(torch.cat([first, second]))
+        cosine = normalize(predictions, dim=1) @ normalize(targets - targets.mean(0), dim=1).T
+        loss = 2 * (2 - 2 * cosine[pairs]).mean()
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()

@@ -11,7 +11,6 @@ All vectors are L2-normalised, so a dot product is a cosine. Only q carries a gr
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Literal
 
 import torch
@@ -21,6 +20,7 @@ from torch.nn import functional as F
 from fedsecure.learning.bank import Features
 
 Denominator = Literal["exclude_same_partition", "literal"]
+LocalNegatives = Literal["batch", "bank"]
 
 
 def info_nce(
@@ -46,7 +46,14 @@ def info_nce(
 
 
 def fcl_loss(
-    q: Tensor, partitions: Tensor, local: Features, drawn: Features, *, temperature: float, denominator: Denominator
+    q: Tensor,
+    partitions: Tensor,
+    local: Features,
+    drawn: Features,
+    *,
+    temperature: float,
+    denominator: Denominator,
+    local_negatives: LocalNegatives,
 ) -> Tensor:
     """Mean over the batch of L_q = L_local + L_remote.
 
@@ -54,10 +61,24 @@ def fcl_loss(
 
     As printed, the sum over Q' also runs over Lambda(q) ("literal"). The paper's figure draws only other partitions as
     negatives; that is "exclude_same_partition".
+
+    As printed, L_local sets fresh positives against Q' ("bank"), whose features are older. What tells them apart most
+    cheaply is age: all features then run in one direction together, away from the bank, and collapse (measured; batch
+    normalisation would hide it). "batch" takes L_local's negatives from the batch's keys, as old as its positives.
     """
     is_local = partitions[:, None] == local.partitions[None, :]
     is_matching = partitions[:, None] == drawn.partitions[None, :]
-    is_negative = torch.ones_like(is_matching) if denominator == "literal" else ~is_matching
-    # The printed l(q, P, Q') with q and Q' filled in; P is what is left.
-    loss = partial(info_nce, q, negatives=drawn.vectors, is_negative=is_negative, temperature=temperature)
-    return (loss(local.vectors, is_positive=is_local) + loss(drawn.vectors, is_positive=is_matching)).mean()
+
+    def loss(positives: Features, is_positive: Tensor, rest: Features, is_same: Tensor) -> Tensor:
+        is_negative = torch.ones_like(is_same) if denominator == "literal" else ~is_same
+        return info_nce(
+            q,
+            positives.vectors,
+            rest.vectors,
+            is_positive=is_positive,
+            is_negative=is_negative,
+            temperature=temperature,
+        )
+
+    rest, is_same = (local, is_local) if local_negatives == "batch" else (drawn, is_matching)
+    return (loss(local, is_local, rest, is_same) + loss(drawn, is_matching, drawn, is_matching)).mean()

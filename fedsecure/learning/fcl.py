@@ -4,7 +4,8 @@ Decided where the paper leaves it open:
 - Both views are queries, and the momentum features of both views are the batch's keys: P(q) holds the keys of q's
   partition, of every patient in the batch. Both are enqueued after the step, so Q' never holds the current batch.
 - The momentum encoder starts a round as `momentum_start` says; in round 1 it is the global model.
-- Round 1 has no remote features: Q is the local bank. The very first step has no bank at all, and loss 0.
+- Round 1 has no remote features: Q is the local bank. The very first step has no bank at all, and no L_remote.
+- The negatives of L_local are the batch's keys, not Q' (`local_negatives`; contrastive.fcl_loss says why).
 - With `exchange = "none"`, Q is the local bank in every round; nothing else differs.
 """
 
@@ -67,6 +68,7 @@ class FclTraining:
             drawn,
             temperature=self._settings.temperature,
             denominator=self._settings.denominator,
+            local_negatives=self._settings.local_negatives,
         )
 
     def finish(self) -> None:

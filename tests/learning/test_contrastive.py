@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fedsecure.learning.bank import Features
-from fedsecure.learning.contrastive import Denominator, fcl_loss, info_nce
+from fedsecure.learning.contrastive import Denominator, LocalNegatives, fcl_loss, info_nce
 
 
 def _unit(*degrees: float) -> torch.Tensor:
@@ -18,16 +18,20 @@ def _unit(*degrees: float) -> torch.Tensor:
 # Keys of the batch: 0 degrees (partition 0, a positive: exp(2) = 7.389), 180 degrees (partition 1, not in P(q)).
 # Q': 60 degrees (partition 0: exp(1) = 2.718), 90 degrees (partition 1: exp(0) = 1), 120 degrees (1: exp(-1) = 0.368).
 E2, E1, E0, EM1 = math.exp(2), math.e, 1.0, math.exp(-1)
+EM2 = math.exp(-2)
 BY_HAND = {
     # Both sums run over the two of partition 1 alone.
-    "exclude_same_partition": math.log((E2 + E0 + EM1) / E2) + math.log((E1 + E0 + EM1) / E1),
+    ("exclude_same_partition", "bank"): math.log((E2 + E0 + EM1) / E2) + math.log((E1 + E0 + EM1) / E1),
     # Both sums run over all three; the matching feature stands in its own sum twice, as printed.
-    "literal": math.log((E2 + E1 + E0 + EM1) / E2) + math.log((E1 + E1 + E0 + EM1) / E1),
+    ("literal", "bank"): math.log((E2 + E1 + E0 + EM1) / E2) + math.log((E1 + E1 + E0 + EM1) / E1),
+    # L_local's sum runs over the batch's keys instead: the one of partition 1, or both.
+    ("exclude_same_partition", "batch"): math.log((E2 + EM2) / E2) + math.log((E1 + E0 + EM1) / E1),
+    ("literal", "batch"): math.log((E2 + E2 + EM2) / E2) + math.log((E1 + E1 + E0 + EM1) / E1),
 }
 
 
-@pytest.mark.parametrize("denominator", ["exclude_same_partition", "literal"])
-def test_the_printed_loss_by_hand(denominator: Denominator) -> None:
+@pytest.mark.parametrize(("denominator", "local_negatives"), BY_HAND)
+def test_the_loss_by_hand(denominator: Denominator, local_negatives: LocalNegatives) -> None:
     loss = fcl_loss(
         _unit(0),
         torch.tensor([0]),
@@ -35,8 +39,9 @@ def test_the_printed_loss_by_hand(denominator: Denominator) -> None:
         Features(_unit(60, 90, 120), torch.tensor([0, 1, 1])),
         temperature=0.5,
         denominator=denominator,
+        local_negatives=local_negatives,
     )
-    assert loss.item() == pytest.approx(BY_HAND[denominator], rel=1e-5)
+    assert loss.item() == pytest.approx(BY_HAND[denominator, local_negatives], rel=1e-5)
 
 
 def test_positives_are_averaged_not_summed() -> None:
@@ -49,7 +54,15 @@ def test_positives_are_averaged_not_summed() -> None:
 def test_no_matching_feature_means_no_remote_loss() -> None:
     drawn = Features(_unit(90, 120), torch.tensor([1, 1]))
     local = Features(_unit(0), torch.tensor([0]))
-    loss = fcl_loss(_unit(0), torch.tensor([0]), local, drawn, temperature=0.5, denominator="exclude_same_partition")
+    loss = fcl_loss(
+        _unit(0),
+        torch.tensor([0]),
+        local,
+        drawn,
+        temperature=0.5,
+        denominator="exclude_same_partition",
+        local_negatives="bank",
+    )
     assert loss.item() == pytest.approx(math.log((E2 + E0 + EM1) / E2), rel=1e-5)
 
 
@@ -58,7 +71,9 @@ def test_an_empty_draw_gives_zero_and_a_finite_gradient(denominator: Denominator
     q = _unit(0, 30).requires_grad_()
     nothing = Features(torch.empty(0, 2), torch.empty(0, dtype=torch.int64))
     local = Features(_unit(10, 20), torch.tensor([0, 1]))
-    loss = fcl_loss(q, torch.tensor([0, 1]), local, nothing, temperature=0.1, denominator=denominator)
+    loss = fcl_loss(
+        q, torch.tensor([0, 1]), local, nothing, temperature=0.1, denominator=denominator, local_negatives="bank"
+    )
     loss.backward()
     assert loss.item() == 0
     assert q.grad is not None
@@ -68,7 +83,15 @@ def test_an_empty_draw_gives_zero_and_a_finite_gradient(denominator: Denominator
 def test_only_positives_in_the_draw_leave_no_nan() -> None:
     q = _unit(0).requires_grad_()
     drawn = Features(_unit(50), torch.tensor([0]))
-    loss = fcl_loss(q, torch.tensor([0]), drawn, drawn, temperature=0.1, denominator="exclude_same_partition")
+    loss = fcl_loss(
+        q,
+        torch.tensor([0]),
+        drawn,
+        drawn,
+        temperature=0.1,
+        denominator="exclude_same_partition",
+        local_negatives="bank",
+    )
     loss.backward()
     assert loss.item() == 0
     assert torch.isfinite(q.grad).all()  # type: ignore[arg-type]  # set by backward
@@ -80,7 +103,7 @@ def test_stable_at_tiny_temperatures_and_equal_to_float64() -> None:
     partitions = torch.arange(40) % 4
     for tau in (1e-3, 0.1):
         drawn = Features(keys, partitions)
-        ours = fcl_loss(q, partitions[:5], drawn, drawn, temperature=tau, denominator="literal")
+        ours = fcl_loss(q, partitions[:5], drawn, drawn, temperature=tau, denominator="literal", local_negatives="bank")
         similarity = q.double() @ keys.double().T / tau
         total = torch.logsumexp(similarity, 1, keepdim=True)
         terms = torch.logaddexp(similarity, total) - similarity
@@ -92,7 +115,9 @@ def test_stable_at_tiny_temperatures_and_equal_to_float64() -> None:
 def test_only_the_query_carries_a_gradient() -> None:
     q = _unit(0).requires_grad_()
     keys = Features(_unit(40, -90), torch.tensor([0, 1]))
-    fcl_loss(q, torch.tensor([0]), keys, keys, temperature=0.5, denominator="literal").backward()
+    fcl_loss(
+        q, torch.tensor([0]), keys, keys, temperature=0.5, denominator="literal", local_negatives="bank"
+    ).backward()
     # Downhill, q turns towards its positive at 40 degrees: away from the negative at -90.
     assert q.grad is not None
     assert q.grad[0, 1] < 0

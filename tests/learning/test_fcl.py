@@ -62,9 +62,10 @@ def test_bank_holds_both_views_normalised_up_to_its_size(toy_study: Callable[...
 def test_without_any_bank_the_first_loss_is_zero_and_with_a_remote_one_it_is_not(
     toy_study: Callable[..., Study], cohort: Cohort
 ) -> None:
-    assert _step(_training(toy_study()), cohort) == 0
-    assert _step(_training(toy_study(), banks={"b": _unit_bank(64, 0)}), cohort) > 0
-    assert _step(_training(toy_study(exchange="none"), banks={"b": _unit_bank(64, 0)}), cohort) == 0
+    peers = {"b": _unit_bank(64, 0)}
+    assert _step(_training(toy_study(local_negatives="bank")), cohort) == 0
+    assert _step(_training(toy_study(local_negatives="bank"), banks=peers), cohort) > 0
+    assert _step(_training(toy_study(local_negatives="bank", exchange="none"), banks=peers), cohort) == 0
 
 
 def test_remote_banks_stay_as_they_came(toy_study: Callable[..., Study], cohort: Cohort) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedsecure.learning.fclopt import byol_loss, partition_pairs
+from fedsecure.learning.fclopt import byol_loss, centred, partition_pairs
 
 
 def _unit(*degrees: float) -> torch.Tensor:
@@ -48,3 +48,12 @@ def test_partition_pairs_are_of_other_patients_and_never_empty() -> None:
     pairs = partition_pairs(partitions, subjects)
     expected = {(0, 2), (1, 2), (2, 0), (2, 1), (3, 3), (4, 4), (5, 5)}  # alone with itself where no other patient is
     assert {tuple(pair) for pair in pairs.nonzero().tolist()} == expected
+
+
+def test_centring_leaves_no_constant_to_agree_on() -> None:
+    z = torch.randn(16, 5)
+    torch.testing.assert_close(centred(z + 100).mean(0), torch.zeros(5), atol=1e-4, rtol=0)
+    # A network whose predictions are one constant gains nothing from it: 2 (2 - 2 cos) is 4 on average.
+    constant = torch.ones(16, 5)
+    unit = torch.nn.functional.normalize(torch.cat([z[:4], -z[:4]]).repeat(2, 1), dim=1)
+    assert byol_loss(constant, unit, torch.eye(8, dtype=torch.bool)).item() == pytest.approx(4, abs=1e-5)
