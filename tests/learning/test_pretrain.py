@@ -137,6 +137,7 @@ def test_evaluation_releases_only_what_the_study_says(framework: str, toy_study:
     assert evaluate(Job(study, "a", 0, 2, initial(study), {}, {}), cohort, "cpu", seen.append).updates == ()
     values = {event.metric: event.value for event in seen if isinstance(event, Measured)}
     assert set(values) == {"knn_partition_accuracy", "embedding_mean_norm", "chance", "slices"}
+    assert values.pop("slices") > 0
     assert all(0 <= value <= 1 + 1e-6 for value in values.values())
     open_study = toy_study(framework, release_metrics=True)
     (update,) = evaluate(Job(open_study, "a", 0, 2, initial(study), {}, {}), cohort, "cpu", ignore).updates
