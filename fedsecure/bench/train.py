@@ -109,9 +109,9 @@ def _bare_fcl(study: Study) -> Callable[[], None]:
     def step() -> None:
         nonlocal bank, bank_labels
         views = torch.cat(two_views(images, generator))
-        q = normalize(main(views), dim=1)
         with torch.no_grad():
             k = normalize(slow(views), dim=1)
+        q = normalize(main(views), dim=1)
         rows = torch.randperm(len(bank))[: settings.negatives]
         near, far = q @ k.T / settings.temperature, q @ bank[rows].T / settings.temperature
         same, matching = labels[:, None] == labels[None], labels[:, None] == bank_labels[rows][None]

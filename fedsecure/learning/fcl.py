@@ -57,9 +57,9 @@ class FclTraining:
         images = torch.from_numpy(batch.images).to(self._device)
         partitions = torch.from_numpy(batch.partitions.astype(np.int64)).to(self._device).repeat(2)
         views = torch.cat(two_views(images, self._generator))  # [2N, 1, H, W]
-        q = F.normalize(self.network(views), dim=1)
-        with torch.no_grad():
+        with torch.no_grad():  # before the main pass: its freed activations are memory the other one takes up warm
             self._keys = Features(F.normalize(self._momentum(views), dim=1), partitions)
+        q = F.normalize(self.network(views), dim=1)
         drawn = bank.draw(bank.join(self._queue, self._remote), self._settings.negatives, self._generator)
         return fcl_loss(
             q,

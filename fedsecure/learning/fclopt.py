@@ -60,10 +60,9 @@ class FcloptTraining:
         """Mean symmetrised loss of the batch, for `backward`."""
         images = torch.from_numpy(batch.images).to(self._device)
         views = torch.cat(two_views(images, self._generator))  # [2N, 1, H, W]
-        p = self.network(views)
-        with torch.no_grad():
+        with torch.no_grad():  # before the online pass: its freed activations are memory the other one takes up warm
             z = centred(self.network.target(views))
-        return byol_loss(p, z, self._pairs(batch).to(self._device))
+        return byol_loss(self.network(views), z, self._pairs(batch).to(self._device))
 
     def finish(self) -> None:
         """After the optimiser's step: the target network follows."""
