@@ -56,7 +56,8 @@ class CoordinatorState:
     """`cohort` shrinks when a site leaves. `received`, `finished` and `banks` are of the current round.
 
     `shared`: sites whose banks of the round before are relayed with this round.
-    `sent`: site -> (boot of the site, time) of the last OpenRound; forgotten in a restart, so it is sent again.
+    `boots`: site -> its number of starts, as it last said; `sent`: site -> time of its last OpenRound. Both are forgotten
+    in a restart, and what a site was sent is forgotten when it starts again, so that it is sent anew.
     """
 
     cohort: tuple[str, ...]
@@ -68,7 +69,8 @@ class CoordinatorState:
     received: frozenset[tuple[str, Flow]] = frozenset()
     finished: frozenset[str] = frozenset()
     shared: tuple[str, ...] = ()
-    sent: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    boots: Mapping[str, int] = field(default_factory=dict)
+    sent: Mapping[str, float] = field(default_factory=dict)
     now: float = 0.0
     deadline: float | None = None
 
@@ -87,7 +89,7 @@ def step(study: Study, state: CoordinatorState, event: Event) -> Outcome:
         return state, ()
     match event:
         case Restarted():
-            return _restarted(replace(state, joined=frozenset(), sent={}, now=0.0, deadline=None))
+            return _restarted(replace(state, joined=frozenset(), boots={}, sent={}, now=0.0, deadline=None))
         case Tick(now):
             return _tick(study, replace(state, now=now))
         case Veto():
@@ -153,6 +155,9 @@ def _frame(study: Study, state: CoordinatorState, sender: str, message: object) 
 
 def _hello(state: CoordinatorState, sender: str, hello: Hello) -> Outcome:
     state = replace(state, joined=state.joined | {sender})
+    if state.boots.get(sender) != hello.boot:
+        sent = {site: at for site, at in state.sent.items() if site != sender}
+        state = replace(state, boots={**state.boots, sender: hello.boot}, sent=sent)
     if state.phase is Phase.JOINING:
         if state.joined != set(state.cohort):
             return state, ()
@@ -160,16 +165,15 @@ def _hello(state: CoordinatorState, sender: str, hello: Hello) -> Outcome:
     if state.phase is not Phase.OPEN or sender in state.finished:
         return state, ()
     working = (hello.stage, hello.round) == (state.stage, state.round) and not hello.done
-    boot, at = state.sent.get(sender, (-1, 0.0))
-    if working or (boot == hello.boot and state.now - at < RESEND_AFTER_S):
+    at = state.sent.get(sender)
+    if working or (at is not None and state.now - at < RESEND_AFTER_S):
         return state, ()
-    return _open_for(state, sender, hello.boot)
+    return _open_for(state, sender)
 
 
-def _open_for(state: CoordinatorState, site: str, boot: int) -> Outcome:
+def _open_for(state: CoordinatorState, site: str) -> Outcome:
     banks = tuple(other for other in state.shared if other != site)
-    sent = {**state.sent, site: (boot, state.now)}
-    return replace(state, sent=sent), (OpenRound(site, state.stage, state.round, banks),)
+    return replace(state, sent={**state.sent, site: state.now}), (OpenRound(site, state.stage, state.round, banks),)
 
 
 def _release(study: Study, state: CoordinatorState, sender: str, message: Release) -> Outcome:
@@ -216,8 +220,7 @@ def _open(state: CoordinatorState) -> Outcome:
     )  # fmt: skip
     effects: list[Effect] = [Persist()]
     for site in sorted(state.joined & set(state.cohort)):
-        boot, _ = state.sent.get(site, (-1, 0.0))
-        state, opened = _open_for(state, site, boot)
+        state, opened = _open_for(state, site)
         effects += opened
     return state, tuple(effects)
 
