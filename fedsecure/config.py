@@ -134,10 +134,6 @@ class Study(_Frozen):
         """SHA-256 over a label and `canonical()`; 32 bytes."""
         return hashlib.sha256(b"fedsecure/study/v1\0" + self.canonical()).digest()
 
-    @property
-    def total_weight(self) -> int:
-        return sum(member.weight for member in self.sites)
-
 
 class Site(_Frozen):
     """One hospital's own settings. This file stays there; it may tighten a study, never loosen it."""
@@ -147,13 +143,13 @@ class Site(_Frozen):
     subjects: tuple[int, ...] | None = None  # positions in the source; None: all. Simulations deal one source out.
     coordinator: str = ""  # tcp://host:port; empty in memory
     device: str = "cpu"
-    maximum_upload: Annotated[int, Field(ge=0)] | None = None  # bytes over the whole study; None: exact schema bytes
+    # Bytes of releases over the whole study. None: only what the study's schema and rounds add up to
+    maximum_upload: Annotated[int, Field(ge=0)] | None = None
 
 
 class Run(_Frozen):
-    """How a run is shown and where it keeps scratch. Changes no result (tested)."""
+    """Where a run keeps scratch. Changes no result."""
 
-    verbose: bool = False
     cache: str | None = None  # folder of prepared volumes; None: inside the run folder
 
 
@@ -167,7 +163,7 @@ def load_study(path: Path) -> Study:
     try:
         raw = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
-        raise SettingsError(f"cannot read the study file: {error.strerror}") from None
+        raise SettingsError(f"cannot read the study file {path.name}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"the study file is not TOML: {error}") from None
     return parse_study(raw)

@@ -23,7 +23,8 @@ import numpy as np
 
 from fedsecure.config import Study
 from fedsecure.errors import GateRefused
-from fedsecure.packing import pack_bank, pack_vector
+from fedsecure.packing import pack_bank, pack_vector, within_range
+from fedsecure.plan import frame_limit
 from fedsecure.progress import Observe, Refused, Sent
 from fedsecure.types import Accounted, Bank, Flow, Released, Schema, State, Update
 from keys.identity import Identity, PublicIdentity
@@ -34,7 +35,6 @@ from protocols.seal import Sealer
 NON_PRIVATE: Final = "non-private"  # dp_accounting's NonPrivateDpEvent: epsilon is infinite
 FREE: Final = "none"  # control and publish: computed from no volume of this node
 REPEAT: Final = "repeat"  # a message that was accounted before, sent again
-SIZE_LIMIT: Final = 1 << 30  # no frame is larger; receivers set their own, tighter limit
 
 
 class SentRow(NamedTuple):
@@ -154,8 +154,8 @@ class Gate:
                     raise GateRefused("metrics: more values than structures")
                 floats = list(arrays)
         for name in floats:
-            if arrays[name].dtype != np.float32 or not np.isfinite(arrays[name]).all():
-                raise GateRefused(f"{update.flow}: values that are not finite float32")
+            if arrays[name].dtype != np.float32 or not within_range(arrays[name]):
+                raise GateRefused(f"{update.flow}: values that are not finite float32, or beyond any weight: diverged?")
 
     def _check_bank(self, arrays: State) -> None:
         if set(arrays) != {"features", "partitions"}:
@@ -188,8 +188,8 @@ class Gate:
         return Released(frame, kind_of(message), flow, context.stage, context.round)
 
     def _check_cap(self, size: int) -> None:
-        if size > SIZE_LIMIT:
-            raise GateRefused("a frame over the size limit")
+        if size > frame_limit(self._study):
+            raise GateRefused("a frame over the study's size limit")
         if self._maximum_upload is not None and self._journal.released_bytes() + size > self._maximum_upload:
             raise GateRefused("the site's cap on uploads (maximum_upload) would be passed")
 

@@ -8,8 +8,10 @@ bank     count and width as uint32, features as float32, partitions as uint8: wh
 from __future__ import annotations
 
 import struct
+from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load as _load
 from safetensors.numpy import save as _save
@@ -17,6 +19,7 @@ from safetensors.numpy import save as _save
 from fedsecure.types import Bank, FloatArray, Schema, State, Tensors, schema_size
 
 _BANK = struct.Struct("<II")
+LARGEST: Final = 1e6  # of any weight or update: none trains to it, and sums of such values stay far from overflow
 
 
 class Malformed(ValueError):
@@ -46,15 +49,20 @@ def pack_model(tensors: Tensors) -> bytes:
 
 
 def unpack_model(raw: bytes) -> Tensors:
-    """Inverse of `pack_model`. Raises Malformed unless every tensor is float32 and finite."""
+    """Inverse of `pack_model`. Raises Malformed unless every tensor is float32 and within +-LARGEST."""
     model: dict[str, FloatArray] = {}
     for name, array in unpack_arrays(raw).items():
         if array.dtype != np.float32:
             raise Malformed("a tensor of the model is not float32")
-        if not np.isfinite(array).all():
-            raise Malformed("a tensor of the model is not finite")
+        if not within_range(array):
+            raise Malformed("a tensor of the model is not finite, or beyond what any weight trains to")
         model[name] = array.astype(np.float32, copy=False)
     return model
+
+
+def within_range(array: npt.NDArray[np.generic]) -> bool:
+    """All values finite and within +-LARGEST."""
+    return bool((np.abs(array) <= LARGEST).all())  # NaN compares false
 
 
 def pack_vector(arrays: State) -> bytes:
@@ -63,12 +71,12 @@ def pack_vector(arrays: State) -> bytes:
 
 
 def unpack_vector(raw: bytes, specs: Schema) -> Tensors:
-    """Inverse of `pack_vector`. Raises Malformed unless the length is exact and all values are finite."""
+    """Inverse of `pack_vector`. Raises Malformed unless the length is exact and all values are within +-LARGEST."""
     if len(raw) != 4 * schema_size(specs):
         raise Malformed(f"vector of {len(raw)} bytes, the schema has {4 * schema_size(specs)}")
     flat = np.frombuffer(raw, dtype="<f4")
-    if not np.isfinite(flat).all():
-        raise Malformed("vector is not finite")
+    if not within_range(flat):
+        raise Malformed("vector is not finite, or beyond what any weight trains to")
     tensors: dict[str, FloatArray] = {}
     start = 0
     for spec in specs:

@@ -57,14 +57,33 @@ def schedule(study: Study) -> tuple[Stage, ...]:
 
 
 def owed(study: Study, stage: int, round_: int) -> frozenset[Flow]:
-    """The flows that every site releases in a round. A site offers no other, and none other is accepted.
+    """The flows that every site must release in a round before it may say that it is done.
 
-    A site alone has nobody to share features with.
+    A site alone has nobody to share features with, and those of the last training round would train nobody.
     """
     plan = schedule(study)[stage]
     if round_ == plan.rounds:
-        return frozenset({Flow.METRICS}) if study.release_metrics else frozenset()
+        return frozenset()
     exchanges = study.framework == "fcl" and study.pretrain.exchange == "vectors" and len(study.sites) > 1
-    if plan.kind is StageKind.PRETRAIN and exchanges:
+    if plan.kind is StageKind.PRETRAIN and exchanges and round_ + 1 < plan.rounds:
         return frozenset({Flow.WEIGHTS, Flow.FEATURES})
     return frozenset({Flow.WEIGHTS})
+
+
+def offered(study: Study, stage: int, round_: int) -> frozenset[Flow]:
+    """The flows that may leave a site in a round, and that the coordinator takes: what is owed and, after an
+    evaluation, metrics where the study releases them and the site had something to measure."""
+    evaluation = round_ == schedule(study)[stage].rounds
+    metrics = {Flow.METRICS} if evaluation and study.release_metrics else set()
+    return owed(study, stage, round_) | metrics
+
+
+def frame_limit(study: Study) -> int:
+    """Bytes that no frame of this study exceeds: an upper bound of its largest model and bank, both generous.
+
+    A U-Net of f filters has about 7,600 f^2 parameters; FCLOpt publishes encoder and heads twice.
+    """
+    f, hidden, features = study.model.filters, study.model.hidden, study.model.features
+    heads = 3 * hidden * (80 * f + 2 * features + 8)
+    bank = study.pretrain.bank * (4 * features + 1) + 256 * len(study.sites)
+    return 8 * (8000 * f * f + heads) + bank + (1 << 18)

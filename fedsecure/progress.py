@@ -6,7 +6,6 @@ Progress bars, `metrics.jsonl`, status and health are subscribers. A site's even
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
@@ -81,7 +80,6 @@ Progress = RoundStarted | Step | Measured | Scored | Sent | Refused | RoundEnded
 Observe = Callable[[Progress], None]
 
 _ENCODER = msgspec.json.Encoder()
-_DECODER: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Progress)
 
 
 def ignore(_: Progress) -> None:
@@ -91,9 +89,3 @@ def ignore(_: Progress) -> None:
 def to_json(event: Progress) -> bytes:
     """One line of `metrics.jsonl`, without the line feed."""
     return _ENCODER.encode(event)
-
-
-def from_json(line: bytes) -> Progress:
-    """Inverse of `to_json`. Raises msgspec.ValidationError or DecodeError on anything else."""
-    event: Progress = _DECODER.decode(line)
-    return event

@@ -93,9 +93,10 @@ class BankRef(_Wire, frozen=True):
 
 
 class Hello(_Wire, frozen=True, tag="hello"):
-    """Site: I am here. Sent on joining and then as a heartbeat; an answer to it is whatever the site lacks.
+    """Site: I am here. Sent on joining and then as a heartbeat; the answer is whatever the site lacks.
 
-    `boot` counts the site's starts; stage and round are the last RoundOpen it accepted, both -1 before the first;
+    `boot` counts the site's starts; stage and round are of the round it works on with all that it needs, else of the
+    last one it has done, both -1 before the first;
     `done`: it has sent everything of that round.
     """
 

@@ -7,6 +7,7 @@ that each writes in its own folder, and ends all of them together.
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import time
@@ -17,15 +18,18 @@ from typing import Final, Literal
 import msgspec
 
 from fedsecure.config import Study
-from fedsecure.egress import SIZE_LIMIT
+from fedsecure.node.events import Stop
 from fedsecure.node.shell import Shell
 from fedsecure.node.wiring import (
     COORDINATOR,
+    PARENT,
     build_coordinator,
     build_site,
+    explain,
     inline_trainer,
     metrics_writer,
 )
+from fedsecure.plan import frame_limit
 from fedsecure.progress import Observe, Progress
 from keys import keystore
 from keys.identity import Identity
@@ -67,7 +71,7 @@ def federate(run: Path, study: Study, transport: Transport, watch: Watch) -> Non
         (folder / "stopped.json").unlink(missing_ok=True)
     _make_keys(folders)
     if transport == "memory":
-        _in_memory(folders, watch)
+        _in_memory(folders, study, watch)
     else:
         _Processes(run, study, folders, watch).run()
     for folder in folders.values():
@@ -95,8 +99,8 @@ def _make_keys(folders: dict[str, Path]) -> None:
         (folder / "roster").write_bytes(roster.to_bytes())
 
 
-def _in_memory(folders: dict[str, Path], watch: Watch) -> None:
-    hub = MemoryHub((name for name in folders if name != COORDINATOR), SIZE_LIMIT)
+def _in_memory(folders: dict[str, Path], study: Study, watch: Watch) -> None:
+    hub = MemoryHub((name for name in folders if name != COORDINATOR), frame_limit(study))
     shells: dict[str, Shell] = {}
     for name, folder in folders.items():
         observe = _both(metrics_writer(folder), name, watch)
@@ -131,7 +135,7 @@ def _both(write: Observe, name: str, watch: Watch) -> Observe:
 
 def _note_finished(folders: dict[str, Path]) -> None:
     for folder in folders.values():
-        (folder / "stopped.json").write_text('{"reason": "finished", "detail": ""}')
+        explain(folder, Stop("finished"))
 
 
 def _reason(folder: Path) -> tuple[str, str] | None:
@@ -182,7 +186,10 @@ class _Processes:
     def _start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         # A session of its own: Ctrl-C reaches this process alone, which then ends the others in order.
         process = subprocess.Popen(
-            [sys.executable, "-m", "fedsecure.node", *arguments], stdin=subprocess.DEVNULL, start_new_session=True
+            [sys.executable, "-m", "fedsecure.node", *arguments],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            env={**os.environ, PARENT: str(os.getpid())},
         )
         self._processes[name] = process
         return process

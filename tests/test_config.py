@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from fedsecure.config import Run, Site, Study, dump, load, load_study, parse_study
 from fedsecure.errors import SettingsError
-from fedsecure.plan import Init, StageKind, owed, schedule
+from fedsecure.plan import Init, StageKind, frame_limit, offered, owed, schedule
 from fedsecure.seeds import derive_seed
 from fedsecure.types import Flow
 
@@ -40,7 +40,7 @@ def test_a_study_that_does_not_hold_is_refused_with_the_field(raw: dict[str, Any
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="cannot read the study file"):
+    with pytest.raises(SettingsError, match=r"cannot read the study file none\.toml"):
         load_study(tmp_path / "none.toml")
     broken = tmp_path / "broken.toml"
     broken.write_text("seed = = 1")
@@ -55,7 +55,7 @@ def test_a_study_file_is_what_it_says(tmp_path: Path) -> None:
     assert (study.framework, study.finetune.labelled, study.data.structures) == ("fclopt", (2,), ("liver",))
 
 
-@pytest.mark.parametrize("model", [parse_study({"sites": SITES}), Site(name="a", source="acdc:x"), Run(verbose=True)])
+@pytest.mark.parametrize("model", [parse_study({"sites": SITES}), Site(name="a", source="acdc:x"), Run(cache="x")])
 def test_models_survive_their_file(model: BaseModel) -> None:
     assert load(type(model), dump(model)) == model
 
@@ -75,7 +75,8 @@ OTHER: dict[str, Any] = {
     "data.structures": ["x"], "data.orientation": "LPS", "data.spacing_mm": [1.0, 1.0], "data.crop": 32,
     "data.size": 32, "data.held_out": 0.5, "data.on_error": "exclude", "model.norm": "group",
     "pretrain.batches": "uniform", "pretrain.momentum_start": "reset", "pretrain.denominator": "literal",
-    "pretrain.exchange": "none", "pretrain.positives": "view", "finetune.labelled": [3], "finetune.modes": ["local"],
+    "pretrain.exchange": "none",
+    "pretrain.local_negatives": "bank", "pretrain.positives": "view", "finetune.labelled": [3], "finetune.modes": ["local"],
 }  # fmt: skip
 
 
@@ -130,12 +131,32 @@ def test_the_schedule_pairs_every_start_and_ends_each_stage_with_an_evaluation()
         ({"pretrain": {"exchange": "none"}}, {Flow.WEIGHTS}, set()),
         ({"framework": "fclopt"}, {Flow.WEIGHTS}, set()),
         ({"framework": "fclopt", "release_metrics": True}, {Flow.WEIGHTS}, {Flow.METRICS}),
+        ({"pretrain": {"rounds": 1}}, {Flow.WEIGHTS}, set()),  # nobody would train with the features of the last round
         ({"sites": SITES[:1]}, {Flow.WEIGHTS}, set()),
     ],
 )
 def test_what_a_round_owes(settings: dict[str, Any], training: set[Flow], evaluation: set[Flow]) -> None:
     study = parse_study({"sites": SITES, **settings})
-    assert owed(study, 0, 0) == training
-    assert owed(study, 0, study.pretrain.rounds) == evaluation
-    assert owed(study, 1, 0) == evaluation  # a local stage has no training round
+    last = study.pretrain.rounds
+    assert owed(study, 0, 0) == offered(study, 0, 0) == training
+    assert owed(study, 0, last - 1) == {Flow.WEIGHTS}
+    assert owed(study, 0, last) == set()  # a site may have had nothing to measure
+    assert offered(study, 0, last) == offered(study, 1, 0) == evaluation  # a local stage has no training round
     assert owed(study, len(schedule(study)) - 1, 0) == {Flow.WEIGHTS}
+
+
+@pytest.mark.parametrize("framework", ["fcl", "fclopt"])
+@pytest.mark.parametrize(
+    "model", [{}, {"filters": 4, "hidden": 8, "features": 8}, {"filters": 48, "hidden": 512, "features": 256}]
+)
+def test_no_frame_of_a_study_is_over_its_limit_and_the_limit_is_near(framework: str, model: dict[str, Any]) -> None:
+    from fedsecure.learning.dispatch import initial_model
+    from fedsecure.packing import pack_model
+
+    study = parse_study({"sites": SITES, "framework": framework, "model": model, "baseline": False})
+    encoder = {
+        n.removeprefix("encoder."): a for n, a in initial_model(study, 0, None).items() if n.startswith("encoder.")
+    }
+    sizes = [len(pack_model(initial_model(study, stage, encoder))) for stage in (0, 1)]
+    bank = study.pretrain.bank * (4 * study.model.features + 1)
+    assert max(*sizes, bank) + 1000 + 200 * len(SITES) < frame_limit(study) < 6 * max(sizes) + (1 << 20)

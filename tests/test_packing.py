@@ -52,7 +52,12 @@ def test_a_vector_is_little_endian_in_the_order_of_names() -> None:
 
 @pytest.mark.parametrize(
     ("raw", "reason"),
-    [(b"\0" * 7, "vector of 7 bytes"), (b"\0" * 12, "12 bytes"), (struct.pack("<ff", 1, float("nan")), "not finite")],
+    [
+        (b"\0" * 7, "vector of 7 bytes"),
+        (b"\0" * 12, "12 bytes"),
+        (struct.pack("<ff", 1, float("nan")), "not finite"),
+        (struct.pack("<ff", 1, -2e6), "trains to"),
+    ],
 )
 def test_a_wrong_vector_is_refused(raw: bytes, reason: str) -> None:
     with pytest.raises(Malformed, match=reason):

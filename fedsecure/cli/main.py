@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -40,6 +41,7 @@ def _root(
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    os.umask(0o077)  # run folders and caches hold patients' images: for their owner alone
     try:
         app()
     except DataError as error:

@@ -48,6 +48,7 @@ Seed = Annotated[int | None, typer.Option(min=0, help="Seed, where the study doe
 
 
 def demo(
+    context: typer.Context,
     framework: Annotated[Frameworks, typer.Option(help="Which of the two frameworks.")] = Frameworks.BOTH,
     data: Data = None,
     sites: Sites = 3,
@@ -66,6 +67,7 @@ def demo(
     """
     from fedsecure.config import load_study
 
+    _refuse_with_resume(context, resume)
     with resources.as_file(resources.files("fedsecure.cli") / "demo.toml") as path:
         study = load_study(path)
     plan = None if resume else _plan(study, framework, seed, data, sites, partition, patients)
@@ -73,6 +75,7 @@ def demo(
 
 
 def simulate(
+    context: typer.Context,
     study: Annotated[Path | None, typer.Argument(help="The study file. Not needed with --resume.")] = None,
     framework: Annotated[Frameworks | None, typer.Option(help="Which, where the study does not say.")] = None,
     data: Data = None,
@@ -89,6 +92,7 @@ def simulate(
     """Run a study over simulated hospitals: a coordinator and sites as processes of their own on this machine."""
     from fedsecure.config import load_study
 
+    _refuse_with_resume(context, resume and study is None)
     plan = None
     if study is not None:
         plan = _plan(load_study(study), framework, seed, data, sites, partition, patients)
@@ -97,15 +101,19 @@ def simulate(
 
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders of one study under different seeds or frameworks.")],
-    out: Annotated[Path, typer.Option(help="Folder for results.json and report.html.")] = Path("runs/report"),
+    out: Annotated[Path | None, typer.Option(help="A new folder. Default: the next free one under runs/.")] = None,
 ) -> None:
-    """Put several runs into one report, with intervals over their seeds."""
+    """Put several runs into one report, with intervals over their seeds (local fine-tuning: over seeds and sites)."""
     from functools import reduce
 
+    from fedsecure.errors import SettingsError
     from fedsecure.report.html import write_report
     from fedsecure.report.results import load, merge, save
 
     results = reduce(merge, [load(run / "results.json") for run in runs])
+    out = _folder(out, "report", False)
+    if (out / "results.json").exists():
+        raise SettingsError("the folder for the report holds results already: name another with --out")
     out.mkdir(parents=True, exist_ok=True)
     save(results, out / "results.json")
     write_report(results, {}, out / "report.html")
@@ -166,6 +174,16 @@ def _run(asked: Plan | None, out: Path, cache: Path, transport: Wire, resume: bo
         raise typer.Exit(130) from None
     for line in (*lines(results), f"report   {out / 'report.html'}", f"results  {out / 'results.json'}"):
         typer.echo(line)
+
+
+def _refuse_with_resume(context: typer.Context, resume: bool) -> None:
+    """A resumed run is what its folder says. A flag that would have to be ignored is an error, not a surprise."""
+    from fedsecure.errors import SettingsError
+
+    settled = ("framework", "data", "sites", "partition", "patients", "seed")
+    given = [name for name in settled if str(context.get_parameter_source(name)).endswith("COMMANDLINE")]
+    if resume and given:
+        raise SettingsError(f"--resume goes on with the run as it is: leave out --{', --'.join(given)}")
 
 
 def _folder(out: Path | None, name: str, resume: bool) -> Path:

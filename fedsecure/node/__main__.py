@@ -8,6 +8,7 @@ from pathlib import Path
 
 
 def main(arguments: list[str]) -> int:
+    os.umask(0o077)  # what a node writes is its hospital's: updates, features, pictures
     match arguments:
         case ["worker", folder, descriptor]:
             # Before numpy and torch are loaded: a site computes on its study's threads, never on all cores.

@@ -6,6 +6,8 @@
 4. A round closes when all sites of the cohort are done, or at its deadline with at least `minimum_sites`.
 5. The first copy of an update counts. Later ones are the site's stored bytes again, or an attempt; both change nothing.
 6. A restart begins from the last persisted state; updates that were kept are not asked for again.
+7. A site that failed may come back, one that vetoed may not: nothing of it is relayed or averaged any more.
+8. A closed study stays to tell every site so, until all have said goodbye or LINGER_S have passed.
 """
 
 from __future__ import annotations
@@ -36,11 +38,12 @@ from fedsecure.node.events import (
     TrainFailed,
     Veto,
 )
-from fedsecure.plan import owed, schedule
+from fedsecure.plan import offered, owed, schedule
 from fedsecure.types import Flow
-from protocols.messages import FeatureBank, Hello, Leave, MetricReport, Release, RoundDone, WeightUpdate
+from protocols.messages import FeatureBank, Hello, Leave, LeaveReason, MetricReport, Release, RoundDone, WeightUpdate
 
 RESEND_AFTER_S: Final = 20.0  # a site that still has not begun the round by then is sent it again
+LINGER_S: Final = 10.0
 
 
 class Phase(StrEnum):
@@ -53,11 +56,12 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CoordinatorState:
-    """`cohort` shrinks when a site leaves. `received`, `finished` and `banks` are of the current round.
+    """`cohort` shrinks when a site leaves; `left` says why. `received` and `finished` are of the current round.
 
     `shared`: sites whose banks of the round before are relayed with this round.
-    `boots`: site -> its number of starts, as it last said; `sent`: site -> time of its last OpenRound. Both are forgotten
-    in a restart, and what a site was sent is forgotten when it starts again, so that it is sent anew.
+    `boots`: site -> its number of starts, as it last said; `sent`: site -> time of its last OpenRound. Both are
+    forgotten in a restart, and what a site was sent is forgotten when it starts again, so that it is sent anew.
+    `verdict` and `detail`: how the study ended; `parted`: sites that know; `close_by`: when the rest is not waited for.
     """
 
     cohort: tuple[str, ...]
@@ -73,6 +77,11 @@ class CoordinatorState:
     sent: Mapping[str, float] = field(default_factory=dict)
     now: float = 0.0
     deadline: float | None = None
+    left: Mapping[str, LeaveReason] = field(default_factory=dict)
+    verdict: str = ""
+    detail: str = ""
+    parted: frozenset[str] = frozenset()
+    close_by: float | None = None
 
 
 Outcome = tuple[CoordinatorState, tuple[Effect, ...]]
@@ -86,7 +95,7 @@ def begin(study: Study) -> CoordinatorState:
 def step(study: Study, state: CoordinatorState, event: Event) -> Outcome:
     """One event in, the next state and what to do about it out. Total over all phases and events; raises nothing."""
     if state.phase is Phase.CLOSED:
-        return state, ()
+        return _closed(state, event)
     match event:
         case Restarted():
             return _restarted(replace(state, joined=frozenset(), boots={}, sent={}, now=0.0, deadline=None))
@@ -114,7 +123,8 @@ def _shared(study: Study, state: CoordinatorState) -> tuple[str, ...]:
     """Whose banks go out with the next round; none with the evaluation round, which trains nothing."""
     if state.round + 1 == schedule(study)[state.stage].rounds:
         return ()
-    return tuple(sorted(site for site, flow in state.received if flow is Flow.FEATURES))
+    vetoed = {site for site, reason in state.left.items() if reason is LeaveReason.VETOED}
+    return tuple(sorted(site for site, flow in state.received if flow is Flow.FEATURES and site not in vetoed))
 
 
 def _restarted(state: CoordinatorState) -> Outcome:
@@ -139,7 +149,7 @@ def _tick(study: Study, state: CoordinatorState) -> Outcome:
 
 def _frame(study: Study, state: CoordinatorState, sender: str, message: object) -> Outcome:
     if sender not in state.cohort:
-        return state, (Refuse(sender, "has left the study or never was in its cohort"),)
+        return _outsider(study, state, sender, message)
     match message:
         case Hello():
             return _hello(state, sender, message)
@@ -147,10 +157,23 @@ def _frame(study: Study, state: CoordinatorState, sender: str, message: object) 
             return _release(study, state, sender, message)
         case RoundDone(stage, round_):
             return _round_done(study, state, sender, (stage, round_))
-        case Leave():
-            return _leave(study, state, sender)
+        case Leave(reason):
+            return _leave(study, state, sender, reason)
         case _:
             return state, (Refuse(sender, "a coordinator takes Hello, releases, RoundDone and Leave only"),)
+
+
+def _outsider(study: Study, state: CoordinatorState, sender: str, message: object) -> Outcome:
+    """A site that left: back after a failure it is taken in again, after a veto it is told that it is out."""
+    refused = Refuse(sender, "has left the study or never was in its cohort")
+    if sender not in state.left or not isinstance(message, Hello):
+        return state, (refused,)
+    if state.left[sender] is LeaveReason.VETOED:
+        return state, (refused, CloseStudy((sender,), False))
+    left = {site: reason for site, reason in state.left.items() if site != sender}
+    back = replace(state, cohort=tuple(sorted((*state.cohort, sender))), left=left)
+    following, effects = _frame(study, back, sender, message)
+    return following, (*effects, Persist())
 
 
 def _hello(state: CoordinatorState, sender: str, hello: Hello) -> Outcome:
@@ -183,7 +206,7 @@ def _release(study: Study, state: CoordinatorState, sender: str, message: Releas
         return state, ()  # late or repeated, harmless
     if of > current:
         return state, (Refuse(sender, "release for a round that is not open"),)
-    if flow not in owed(study, *current):
+    if flow not in offered(study, *current):
         return state, (Refuse(sender, "release of a flow that this round does not take"),)
     if isinstance(message, WeightUpdate) and message.model_digest != state.model_digest:
         return state, (Refuse(sender, "update was trained from another model than the round's"),)
@@ -193,7 +216,7 @@ def _release(study: Study, state: CoordinatorState, sender: str, message: Releas
 def _round_done(study: Study, state: CoordinatorState, sender: str, of: tuple[int, int]) -> Outcome:
     if state.phase is not Phase.OPEN or of != (state.stage, state.round) or sender in state.finished:
         return state, ()
-    if {flow for site, flow in state.received if site == sender} != owed(study, *of):
+    if not owed(study, *of) <= {flow for site, flow in state.received if site == sender}:
         return state, (Refuse(sender, "said it was done without the releases it owes"),)
     state = replace(state, finished=state.finished | {sender})
     if state.finished != set(state.cohort):
@@ -201,9 +224,17 @@ def _round_done(study: Study, state: CoordinatorState, sender: str, of: tuple[in
     return _close_round(study, state)
 
 
-def _leave(study: Study, state: CoordinatorState, sender: str) -> Outcome:
+def _leave(study: Study, state: CoordinatorState, sender: str, reason: LeaveReason) -> Outcome:
     cohort = tuple(site for site in state.cohort if site != sender)
-    state = replace(state, cohort=cohort, finished=state.finished - {sender}, joined=state.joined - {sender})
+    state = replace(
+        state,
+        cohort=cohort,
+        left={**state.left, sender: reason},
+        finished=state.finished - {sender},
+        joined=state.joined - {sender},
+        received=frozenset(pair for pair in state.received if pair[0] != sender),
+        shared=tuple(site for site in state.shared if site != sender or reason is not LeaveReason.VETOED),
+    )
     if len(cohort) < max(1, study.minimum_sites):
         return _abort(state, "aborted", "fewer sites are left than minimum_sites")
     if state.phase is Phase.OPEN and state.finished == set(cohort):
@@ -234,8 +265,34 @@ def _close_round(study: Study, state: CoordinatorState) -> Outcome:
     if state.stage + 1 < len(stages):
         following = replace(state, phase=Phase.PREPARING, stage=state.stage + 1, round=0)
         return following, (Persist(), over, Prepare(following.stage))
-    return replace(state, phase=Phase.CLOSED), (Persist(), over, CloseStudy(state.cohort, True), Stop("finished"))
+    closed = replace(state, phase=Phase.CLOSED, verdict="finished")
+    return closed, (Persist(), over, CloseStudy(state.cohort, True))
 
 
 def _abort(state: CoordinatorState, reason: str, detail: str) -> Outcome:
-    return replace(state, phase=Phase.CLOSED), (CloseStudy(state.cohort, False), Stop(reason, detail))
+    closed = replace(state, phase=Phase.CLOSED, verdict=reason, detail=detail)
+    # A study that was aborted is not persisted as such: the operator may mend the cause and start it again.
+    return closed, (CloseStudy(state.cohort, False), *_stop_if_alone(closed))
+
+
+def _closed(state: CoordinatorState, event: Event) -> Outcome:
+    """Tell everybody who asks; stop when all know, or when the rest has not asked for LINGER_S."""
+    finished = state.verdict == "finished"
+    match event:
+        case Restarted():
+            return replace(state, parted=frozenset(), close_by=None), ()
+        case Tick(now):
+            if state.close_by is None:
+                return replace(state, close_by=now + LINGER_S), _stop_if_alone(state)
+            return state, (Stop(state.verdict, state.detail),) if now >= state.close_by else ()
+        case FrameIn(sender, Leave()):
+            state = replace(state, parted=state.parted | {sender})
+            return state, _stop_if_alone(state)
+        case FrameIn(sender, Hello()):
+            return state, (CloseStudy((sender,), finished and sender in state.cohort),)
+        case _:
+            return state, ()
+
+
+def _stop_if_alone(state: CoordinatorState) -> tuple[Effect, ...]:
+    return (Stop(state.verdict, state.detail),) if state.parted >= set(state.cohort) else ()

@@ -104,6 +104,8 @@ class CoordinatorShell(Shell):
                     )
             case Persist():
                 self._save(coordinator=msgspec.json.encode(self._state))
+                if self._state.phase is Phase.OPEN:
+                    self._forget_before(*self._position())
             case _:
                 raise RuntimeError(f"not an effect of a coordinator: {type(effect).__name__}")
 
@@ -125,6 +127,10 @@ class CoordinatorShell(Shell):
         self._trainer.order(PrepareOrder(stage, from_last))
 
     def _aggregate(self, stage: int, round_: int, sites: tuple[str, ...]) -> None:
+        if self._store.has(_model(stage, round_ + 1)):  # a kill came after the average was written
+            raw = self._store.read(_model(stage, round_ + 1))
+            self._events.append(Aggregated(stage, round_, model_digest(raw)))
+            return
         model = unpack_model(self._store.read(_model(stage, round_)))
         specs = schema_of(model)
         deltas = []
@@ -140,10 +146,13 @@ class CoordinatorShell(Shell):
             return
         raw = pack_model(average(model, deltas))
         self._store.write(_model(stage, round_ + 1), raw)
-        self._store.forget(f"models/{stage}-*.safetensors", keep=(_model(stage, round_ + 1),))
-        self._store.forget(f"updates/{stage}-{round_}/*")
-        self._store.forget(f"banks/{stage}-{round_ - 1}/*")
         self._events.append(Aggregated(stage, round_, model_digest(raw)))
+
+    def _forget_before(self, stage: int, round_: int) -> None:
+        """What the rounds before an open one needed; called when the state that opened it is on disk."""
+        self._store.forget(f"models/{stage}-*.safetensors", keep=(_model(stage, round_),))
+        self._store.forget("updates/*/*", keep=(f"updates/{stage}-{round_}/*",))
+        self._store.forget("banks/*/*", keep=(f"banks/{stage}-{round_ - 1}/*", f"banks/{stage}-{round_}/*"))
 
     def _open_round(self, site: str, stage: int, round_: int, banks: tuple[str, ...]) -> None:
         model = self._store.read(_model(stage, round_))

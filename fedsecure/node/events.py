@@ -153,7 +153,7 @@ class OpenRound:
 
 @dataclass(frozen=True, slots=True)
 class CloseStudy:
-    """Tell the sites that the study is over."""
+    """Tell these sites that the study is over, or over for them."""
 
     sites: tuple[str, ...]
     finished: bool

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 
 import msgspec
 
 from fedsecure.config import Study
-from fedsecure.egress import SIZE_LIMIT, Gate
+from fedsecure.egress import Gate
 from fedsecure.errors import GateRefused
 from fedsecure.node.events import Effect, Event, FrameIn, Refuse, Restarted, RoundOver, Stop, Tick, TrainFailed, Veto
 from fedsecure.node.store import Store
 from fedsecure.node.trainer import Answer, Broke, Told, Trainer
-from fedsecure.plan import schedule
+from fedsecure.plan import frame_limit, schedule
 from fedsecure.progress import Observe, Refused, RoundEnded, RoundStarted, Stopped
 from keys.identity import Identity
 from keys.roster import Roster
@@ -54,6 +54,8 @@ class Shell(ABC):
         self._clock = clock
         self._events: deque[Event] = deque([Restarted()])
         self._round_began = clock()
+        self._frame_limit = frame_limit(study)
+        self._refusals: Counter[tuple[str, str]] = Counter()
         last_seen = store.get("replay")
         self._replay = ReplayGuard(msgspec.json.decode(last_seen, type=dict[str, int]) if last_seen else {})
 
@@ -107,7 +109,7 @@ class Shell(ABC):
                 study=self._study.digest(),
                 roster=self._roster,
                 replay=self._replay,
-                maximum=SIZE_LIMIT,
+                maximum=self._frame_limit,
             )
             self._admit(opened)
         except ProtocolError as error:
@@ -152,6 +154,10 @@ class Shell(ABC):
         return True
 
     def _refused(self, peer: str, rule: str) -> None:
+        """Note a refusal: the first of each kind, then every hundredth, so that a flood fills no disk."""
+        self._refusals[peer, rule] += 1
+        if self._refusals[peer, rule] % 100 != 1:
+            return
         stage, round_ = self._position()
         self._observe(Refused(stage=stage, round=round_, rule=rule, peer=peer))
 

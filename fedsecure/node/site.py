@@ -93,9 +93,10 @@ def step(study: Study, coordinator: str, state: SiteState, event: Event) -> Outc
 def _tick(state: SiteState, now: float) -> Outcome:
     if now < state.next_hello:
         return state, ()
-    waiting = state.phase is Phase.WAITING
-    stage, round_ = state.done if waiting else state.current
-    done = waiting and state.done != NEVER
+    # While banks are missing the site speaks of the round before: it lacks something, and is sent it again.
+    training = state.phase is Phase.TRAINING
+    stage, round_ = state.current if training else state.done
+    done = not training and state.done != NEVER
     return replace(state, next_hello=now + HELLO_EVERY_S), (SayHello(stage, round_, done),)
 
 
@@ -106,7 +107,7 @@ def _frame(study: Study, state: SiteState, sender: str, message: object) -> Outc
         case BankRelay():
             return _bank(state, sender, message)
         case StudyClosed(reason):
-            return _close(state, Stop("finished" if reason == "finished" else "aborted"))
+            return _close(state, SayLeave("finished"), Stop("finished" if reason == "finished" else "aborted"))
         case _:
             return state, (Refuse(sender, "a site takes RoundOpen, BankRelay and StudyClosed only"),)
 

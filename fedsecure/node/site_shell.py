@@ -26,7 +26,7 @@ from fedsecure.node.site import SiteState, step
 from fedsecure.node.trainer import Answer, Trained, TrainOrder
 from fedsecure.node.workbench import MODEL
 from fedsecure.packing import Malformed, unpack_arrays, unpack_bank, unpack_model
-from fedsecure.plan import owed
+from fedsecure.plan import offered, owed
 from fedsecure.progress import Refused
 from fedsecure.types import Update, schema_of
 from protocols.box import BoxContext, open_box
@@ -131,7 +131,9 @@ class SiteShell(Shell):
         missing = owed(self._study, stage, round_) - set(self._flows)
         if missing:
             raise GateRefused(f"the trainer did not produce what the round owes: {', '.join(sorted(missing))}")
-        for flow in sorted(owed(self._study, stage, round_)):
+        for flow in sorted(offered(self._study, stage, round_) & set(self._flows)):
             arrays = unpack_arrays(self._store.read(f"outgoing/{flow}.safetensors"))
             self._gate.release(Update(flow, arrays), context)
         self._control(RoundDone(stage, round_))
+        for used in ("outgoing/*", "incoming/*.bank"):  # un-noised updates, and other hospitals' features in the clear
+            self._store.forget(used)

@@ -6,13 +6,17 @@ pictures/. Nothing in it is sent except through the gate.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 from fedsecure.egress import SentRow
+from fedsecure.errors import SettingsError
 
+_SCRATCH = ".unfinished-"
 _TABLES = """
 CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS outbox (
@@ -28,8 +32,17 @@ class Store:
     """One node's durable state. Used by one process at a time; every write is on disk when the call returns."""
 
     def __init__(self, folder: Path) -> None:
+        """Raises SettingsError if another process has this folder open: it would be one identity twice."""
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (folder / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise SettingsError("this node's folder is in use by another process: end that one first") from None
+        for torn in folder.rglob(f"{_SCRATCH}*"):  # what a kill left of a file that was being written
+            torn.unlink(missing_ok=True)
         self._db = sqlite3.connect(folder / "node.db", isolation_level=None)
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
@@ -37,6 +50,7 @@ class Store:
 
     def close(self) -> None:
         self._db.close()
+        self._lock.close()
 
     def get(self, name: str) -> bytes | None:
         row = self._db.execute("SELECT value FROM state WHERE name = ?", (name,)).fetchone()
@@ -104,9 +118,10 @@ class Store:
         return (self.folder / name).is_file()
 
     def forget(self, pattern: str, *, keep: tuple[str, ...] = ()) -> None:
-        """Delete the files that match, but for those named."""
+        """Delete the files that match `pattern` and none of the patterns in `keep`."""
         for path in self.folder.glob(pattern):
-            if path.relative_to(self.folder).as_posix() not in keep:
+            name = path.relative_to(self.folder).as_posix()
+            if not any(fnmatch(name, kept) for kept in keep):
                 path.unlink(missing_ok=True)
 
 
@@ -125,9 +140,14 @@ class _Transaction:
 
 def write_atomic(path: Path, raw: bytes) -> None:
     """Write beside the target, flush to disk, rename over it: a reader sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f"{_SCRATCH}{path.name}")
     with temporary.open("wb") as file:
         file.write(raw)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)  # the new name, too
+    finally:
+        os.close(descriptor)

@@ -7,6 +7,9 @@ workbench.py). `InlineTrainer` does the same work in this process, for federatio
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import math
+import signal
 import socket
 import subprocess
 import sys
@@ -19,7 +22,7 @@ import msgspec
 from fedsecure.errors import FedsecureError
 from fedsecure.node.workbench import Workbench
 from fedsecure.packing import Malformed
-from fedsecure.progress import Observe, Progress
+from fedsecure.progress import Measured, Observe, Progress, Scored, Step
 
 
 class _Line(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -87,7 +90,7 @@ def carry_out(bench: Workbench, order: Order, observe: Observe) -> Trained | Pre
     try:
         match order:
             case TrainOrder(stage, round_, banks):
-                return Trained(stage, round_, tuple(bench.train(stage, round_, banks, observe)))
+                return Trained(stage, round_, tuple(bench.train(stage, round_, banks, _finite(observe))))
             case PrepareOrder(stage, from_last):
                 if from_last:
                     bench.keep_encoder()
@@ -97,6 +100,19 @@ def carry_out(bench: Workbench, order: Order, observe: Observe) -> Trained | Pre
         return Broke(str(error))
     except Exception as error:  # noqa: BLE001 - a bug of ours must reach the operator as one, not as silence
         return Broke(f"internal error, please report it: {type(error).__name__} in {_where(error)}")
+
+
+def _finite(observe: Observe) -> Observe:
+    """Pass on what is a number. What is not ends the round: training diverged, and later numbers mean nothing."""
+
+    def checked(event: Progress) -> None:
+        match event:
+            case Step(loss=float(value)) | Measured(value=value) | Scored(dice=value) if not math.isfinite(value):
+                raise Malformed("training diverged: a loss or a measurement is not a number (learning rate too high?)")
+            case _:
+                observe(event)
+
+    return checked
 
 
 def _where(error: Exception) -> str:
@@ -135,11 +151,17 @@ class ProcessTrainer:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._buffer = b""
+        self._busy = False  # an order is out that has not been answered
 
     def order(self, order: Order) -> None:
+        if self._process is not None and self._process.poll() is not None:
+            self.cancel()  # it ended while idle; nothing was lost
         if self._socket is None:
             self._socket = self._start()
-        self._socket.sendall(msgspec.json.encode(order) + b"\n")
+        self._busy = True
+        # A worker that is gone is noticed by the next poll.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._socket.sendall(msgspec.json.encode(order) + b"\n")
 
     def poll(self) -> list[Answer]:
         if self._socket is None:
@@ -150,16 +172,21 @@ class ProcessTrainer:
                 chunk = self._socket.recv(1 << 16, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 break
+            except ConnectionResetError:
+                chunk = b""
             if not chunk:
                 gone = True
                 break
             self._buffer += chunk
         *lines, self._buffer = self._buffer.split(b"\n")
         answers: list[Answer] = [_ANSWERS.decode(line) for line in lines]
+        if any(not isinstance(answer, Told) for answer in answers):
+            self._busy = False
         if gone:
+            busy = self._busy
             code = self._process.wait() if self._process else None
             self.cancel()
-            if not any(isinstance(answer, Broke) for answer in answers):
+            if busy:  # an idle worker that ended is only started again
                 answers.append(Broke(f"the training process ended by itself (exit code {code}); out of memory?"))
         return answers
 
@@ -170,7 +197,7 @@ class ProcessTrainer:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-        self._socket, self._process, self._buffer = None, None, b""
+        self._socket, self._process, self._buffer, self._busy = None, None, b"", False
 
     def close(self) -> None:
         self.cancel()
@@ -187,6 +214,7 @@ class ProcessTrainer:
 
 def serve(folder: Path, descriptor: int) -> None:
     """The worker's main loop: orders in, answers out, until the other end closes."""
+    _die_with_parent()
     with socket.socket(fileno=descriptor) as line, line.makefile("rb") as orders:
         bench = Workbench(folder)
 
@@ -196,3 +224,10 @@ def serve(folder: Path, descriptor: int) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the node is gone, and so are we
             for raw in orders:
                 answer(carry_out(bench, _ORDERS.decode(raw), lambda event: answer(Told(event))))
+
+
+def _die_with_parent() -> None:
+    """A worker whose node was killed must not train on. Elsewhere than on Linux its next answer ends it."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)

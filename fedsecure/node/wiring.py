@@ -14,13 +14,14 @@ from pathlib import Path
 from types import FrameType
 
 from fedsecure.config import Run, Site, Study, dump, load
-from fedsecure.egress import SIZE_LIMIT, Gate
+from fedsecure.egress import Gate
 from fedsecure.node.coordinator_shell import CoordinatorShell
 from fedsecure.node.events import Stop
 from fedsecure.node.shell import run
 from fedsecure.node.site_shell import SiteShell
 from fedsecure.node.store import Store, write_atomic
 from fedsecure.node.trainer import InlineTrainer, ProcessTrainer, Trainer
+from fedsecure.plan import frame_limit
 from fedsecure.progress import Observe, Progress, to_json
 from keys import keystore
 from keys.identity import Identity
@@ -29,6 +30,7 @@ from protocols.transport.base import ClientTransport, ServerTransport
 from protocols.transport.zmq_curve import CurveClient, CurveServer
 
 COORDINATOR = "coordinator"
+PARENT = "FEDSECURE_PARENT"  # environment variable: the process whose end is the node's end
 
 
 def lay_out(folder: Path, study: Study, settings: Run, site: Site | None = None) -> None:
@@ -78,19 +80,21 @@ def build_coordinator(folder: Path, transport: ServerTransport, trainer: Trainer
 
 def run_site(folder: Path) -> Stop:
     """A site as a process: CURVE to the coordinator, training in a worker process; until it stops."""
+    study = load(Study, (folder / "study.json").read_bytes())
     site = load(Site, (folder / "site.json").read_bytes())
     roster = Roster.from_bytes((folder / "roster").read_bytes())
     identity = keystore.load(folder / "identity.key")
-    transport = CurveClient(identity, roster, maximum=SIZE_LIMIT, endpoint=site.coordinator)
+    transport = CurveClient(identity, roster, maximum=frame_limit(study), endpoint=site.coordinator)
     shell = build_site(folder, transport, ProcessTrainer(folder), metrics_writer(folder))
     return run(shell, _until_told(folder, shell.veto))
 
 
 def run_coordinator(folder: Path, endpoint: str) -> Stop:
     """The coordinator as a process. Writes the endpoint it bound to the file `endpoint` of its folder."""
+    study = load(Study, (folder / "study.json").read_bytes())
     roster = Roster.from_bytes((folder / "roster").read_bytes())
     identity = keystore.load(folder / "identity.key")
-    transport = CurveServer(identity, roster, maximum=SIZE_LIMIT, endpoint=endpoint)
+    transport = CurveServer(identity, roster, maximum=frame_limit(study), endpoint=endpoint)
     shell = build_coordinator(folder, transport, ProcessTrainer(folder), metrics_writer(folder))
     write_atomic(folder / "endpoint", transport.endpoint.encode())
     return run(shell, _until_told(folder, shell.veto))
@@ -114,7 +118,8 @@ def _own(folder: Path) -> tuple[Identity, Roster, Store]:
 def _until_told(folder: Path, veto: Callable[[], None]) -> Callable[[], bool]:
     """Stop on SIGTERM, SIGINT and when whoever started us is gone; a file named veto is the site's veto."""
     told = False
-    parent = os.getppid()
+    # Whoever starts a node and wants it to end with itself says so; a node that nobody watches runs on.
+    parent = int(os.environ.get(PARENT, "0"))
 
     def on_signal(_: int, __: FrameType | None) -> None:
         nonlocal told
@@ -126,6 +131,6 @@ def _until_told(folder: Path, veto: Callable[[], None]) -> Callable[[], bool]:
     def should_stop() -> bool:
         if (folder / "veto").exists():
             veto()
-        return told or os.getppid() != parent
+        return told or (parent != 0 and os.getppid() != parent)
 
     return should_stop

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsecure.config import Study, parse_study
-from fedsecure.node.coordinator import RESEND_AFTER_S, CoordinatorState, Phase, begin, step
+from fedsecure.node.coordinator import LINGER_S, RESEND_AFTER_S, CoordinatorState, Phase, begin, step
 from fedsecure.node.events import (
     Aggregate,
     Aggregated,
@@ -30,7 +30,7 @@ from fedsecure.node.events import (
     TrainFailed,
     Veto,
 )
-from fedsecure.plan import schedule
+from fedsecure.plan import owed, schedule
 from fedsecure.types import Flow
 from protocols.messages import (
     CloseReason,
@@ -82,6 +82,21 @@ def done(site: str, stage: int, round_: int) -> FrameIn:
     return FrameIn(site, RoundDone(stage, round_))
 
 
+def leave(site: str, reason: LeaveReason) -> FrameIn:
+    return FrameIn(site, Leave(reason))
+
+
+def finished_study() -> CoordinatorState:
+    state = opened()
+    state, _ = after(state, *round_of("a", 0, 0), *round_of("b", 0, 0), Aggregated(0, 0, MODEL))
+    state, _ = after(state, *round_of("a", 0, 1), *round_of("b", 0, 1), Aggregated(0, 1, MODEL))
+    state, _ = after(state, done("a", 0, 2), done("b", 0, 2), Prepared(1, MODEL))
+    state, _ = after(state, *round_of("a", 1, 0), *round_of("b", 1, 0), Aggregated(1, 0, MODEL))
+    state, _ = after(state, done("a", 1, 1), done("b", 1, 1))
+    assert state.phase is Phase.CLOSED
+    return state
+
+
 def after(state: CoordinatorState, *events: Event, of: Study = STUDY) -> tuple[CoordinatorState, list[Effect]]:
     effects: list[Effect] = []
     for event in events:
@@ -98,7 +113,7 @@ def opened(of: Study = STUDY) -> CoordinatorState:
 
 def round_of(site: str, stage: int, round_: int) -> list[FrameIn]:
     sent = [weights(site, stage, round_), done(site, stage, round_)]
-    return [sent[0], features(site, stage, round_), sent[1]] if stage == 0 else sent
+    return [sent[0], features(site, stage, round_), sent[1]] if (stage, round_) == (0, 0) else sent
 
 
 def test_a_whole_study() -> None:
@@ -109,7 +124,6 @@ def test_a_whole_study() -> None:
     state, effects = after(state, Prepared(0, MODEL))
     assert effects == [Persist(), OpenRound("a", 0, 0, ()), OpenRound("b", 0, 0, ())]
     for round_, banks in ((0, {"a": ("b",), "b": ("a",)}), (1, {"a": (), "b": ()})):
-        # The second bank exchange would go out with the evaluation round, which trains nothing.
         state, effects = after(state, *round_of("a", 0, round_), *round_of("b", 0, round_))
         assert effects[-1] == Aggregate(0, round_, SITES)
         state, effects = after(state, Aggregated(0, round_, MODEL))
@@ -118,7 +132,11 @@ def test_a_whole_study() -> None:
     assert effects[-1] == Prepare(1)
     state, _ = after(state, Prepared(1, MODEL), *round_of("a", 1, 0), *round_of("b", 1, 0), Aggregated(1, 0, MODEL))
     state, effects = after(state, done("a", 1, 1), done("b", 1, 1))
-    assert effects == [Persist(), Persist(), RoundOver(1, 1, 2), CloseStudy(SITES, True), Stop("finished")]
+    assert effects == [Persist(), Persist(), RoundOver(1, 1, 2), CloseStudy(SITES, True)]
+    state, effects = after(state, leave("a", LeaveReason.FINISHED))
+    assert effects == []
+    _, effects = after(state, leave("b", LeaveReason.FINISHED))
+    assert effects == [Stop("finished")]
 
 
 def test_an_update_is_kept_before_it_counts_and_counts_once() -> None:
@@ -204,19 +222,54 @@ def test_a_deadline_closes_the_round_with_enough_sites_and_ends_the_study_with_t
     strict = study(round_deadline_s=10.0, minimum_sites=2)
     state, _ = after(opened(strict), Tick(0.0), *round_of("a", 0, 0), of=strict)
     state, effects = after(state, Tick(10.0), of=strict)
-    assert effects[0] == CloseStudy(SITES, False)
-    assert isinstance(effects[1], Stop)
-    assert state.phase is Phase.CLOSED
+    assert effects == [CloseStudy(SITES, False)]
+    _, effects = after(state, leave("a", LeaveReason.FINISHED), leave("b", LeaveReason.FINISHED), of=strict)
+    assert effects == [Stop("aborted", "the round's deadline passed with fewer sites than minimum_sites")]
 
 
 def test_a_site_that_leaves_is_not_waited_for() -> None:
     state, _ = after(opened(), *round_of("a", 0, 0))
-    state, effects = after(state, FrameIn("b", Leave(LeaveReason.VETOED)))
+    state, effects = after(state, leave("b", LeaveReason.VETOED))
     assert effects[-1] == Aggregate(0, 0, ("a",))
     _, effects = after(state, Aggregated(0, 0, MODEL))
     assert effects == [Persist(), OpenRound("a", 0, 1, ())]
     _, effects = after(state, hello("b"))
-    assert effects == [Refuse("b", "has left the study or never was in its cohort")]
+    assert effects == [Refuse("b", "has left the study or never was in its cohort"), CloseStudy(("b",), False)]
+
+
+def test_nothing_of_a_site_that_vetoed_is_relayed_or_averaged_any_more() -> None:
+    three = parse_study({**STUDY.model_dump(mode="json"), "sites": [{"name": n, "weight": 1} for n in "abc"]})
+    state, _ = after(begin(three), *(hello(site) for site in "abc"), Prepared(0, MODEL), of=three)
+    state, _ = after(state, *round_of("c", 0, 0), leave("c", LeaveReason.VETOED), of=three)
+    state, effects = after(state, *round_of("a", 0, 0), *round_of("b", 0, 0), of=three)
+    assert effects[-1] == Aggregate(0, 0, ("a", "b"))
+    _, effects = after(state, Aggregated(0, 0, MODEL), of=three)
+    assert effects == [Persist(), OpenRound("a", 0, 1, ("b",)), OpenRound("b", 0, 1, ("a",))]
+
+
+def test_a_site_that_failed_comes_back_and_is_waited_for_again() -> None:
+    state, _ = after(opened(), leave("b", LeaveReason.FAILED), Tick(1.0))
+    state, effects = after(state, hello("b", boot=2))
+    assert effects == [OpenRound("b", 0, 0, ()), Persist()]
+    assert state.cohort == SITES
+    state, effects = after(state, *round_of("a", 0, 0))
+    assert not any(isinstance(effect, Aggregate) for effect in effects)
+
+
+def test_who_missed_the_end_is_told_and_nobody_is_waited_for_without_end() -> None:
+    state, effects = after(finished_study(), hello("b"))
+    assert effects == [CloseStudy(("b",), True)]
+    state, effects = after(state, leave("a", LeaveReason.FINISHED), Tick(5.0), Tick(5.0 + LINGER_S - 0.1))
+    assert effects == []
+    _, effects = after(state, Tick(5.0 + LINGER_S))
+    assert effects == [Stop("finished")]
+
+
+def test_a_coordinator_killed_at_the_end_tells_the_end_and_stops() -> None:
+    state, effects = after(finished_study(), Restarted(), hello("a"), hello("b"))
+    assert effects == [CloseStudy(("a",), True), CloseStudy(("b",), True)]
+    _, effects = after(state, leave("a", LeaveReason.FINISHED), leave("b", LeaveReason.FINISHED))
+    assert effects == [Stop("finished")]
 
 
 def test_the_last_site_to_leave_ends_the_study() -> None:
@@ -257,16 +310,16 @@ def test_in_any_history_a_round_is_averaged_only_over_sites_that_sent_what_they_
         for effect in effects:
             if isinstance(effect, KeepIncoming):
                 flow = Flow.WEIGHTS if isinstance(effect.message, WeightUpdate) else Flow.FEATURES
-                assert (effect.sender, flow) not in kept  # first copy only
                 kept.add((effect.sender, flow))
             if isinstance(effect, Aggregate):
                 assert effect.sites
-                assert all((site, flow) in kept for site in effect.sites for flow in (Flow.WEIGHTS, Flow.FEATURES))
+                assert all((site, flow) in kept for site in effect.sites for flow in owed(STUDY, 0, effect.round))
             if isinstance(effect, OpenRound) and effect.round == 1:
                 kept.clear()
 
 
 @given(st.lists(st.sampled_from(EVENTS), max_size=20))
 def test_a_closed_study_stays_closed(history: list[Event]) -> None:
-    closed, _ = after(begin(STUDY), Veto())
-    assert after(closed, *history) == (closed, [])
+    state, effects = after(finished_study(), *history)
+    assert state.phase is Phase.CLOSED
+    assert all(isinstance(effect, CloseStudy | Stop) for effect in effects)

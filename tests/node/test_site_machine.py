@@ -161,10 +161,26 @@ def test_hello_says_how_far_the_site_is() -> None:
     assert effects == [SayHello(-1, -1, False)]
     state, _ = after(state, incoming(opening(0, 0)))
     state, effects = after(state, Tick(HELLO_EVERY_S))
-    assert effects == [SayHello(0, 0, False)]
+    assert effects == [SayHello(0, 0, False)]  # training: leave it alone
     state, _ = after(state, TrainDone(0, 0))
     _, effects = after(state, Tick(2 * HELLO_EVERY_S))
     assert effects == [SayHello(0, 0, True)]
+
+
+def test_a_site_whose_banks_were_lost_says_that_it_lacks_something_and_takes_them_again() -> None:
+    state, _ = after(SiteState(done=(0, 0)), incoming(opening(0, 1, box("b"))))
+    state, effects = after(state, Tick(100.0))
+    assert effects == [SayHello(0, 0, True)]  # not (0, 1): the coordinator sends that round again
+    state, effects = after(state, incoming(opening(0, 1, box("b"))))
+    assert effects == []
+    _, effects = after(state, incoming(BankRelay(0, 0, "b", box("b"))))
+    assert effects[-1] == Train(0, 1, ("b",))
+
+
+@pytest.mark.parametrize(("reason", "stop"), [(CloseReason.FINISHED, "finished"), (CloseReason.ABORTED, "aborted")])
+def test_a_site_says_goodbye_when_the_study_is_over(reason: CloseReason, stop: str) -> None:
+    _, effects = after(SiteState(), incoming(StudyClosed(reason)))
+    assert effects == [SayLeave("finished"), Stop(stop)]
 
 
 def test_only_the_coordinator_is_heard() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from fedsecure.egress import FREE, NON_PRIVATE, REPEAT, SentRow
+from fedsecure.errors import SettingsError
 from fedsecure.node.store import Store, write_atomic
 
 
@@ -16,15 +19,32 @@ def row(stage: int, round_: int, flow: str = "weights", event: str = NON_PRIVATE
 
 
 def test_state_is_there_after_the_process_is_gone(tmp_path: Path) -> None:
-    first = Store(tmp_path)
-    first.put(done=b"1", replay=b"2")
-    # not closed: a kill closes nothing
-    second = Store(tmp_path)
-    assert (second.get("done"), second.get("replay"), second.get("nothing")) == (b"1", b"2", None)
+    killed = (
+        "import os, sys; from pathlib import Path; from fedsecure.node.store import Store\n"
+        "Store(Path(sys.argv[1])).put(done=b'1', replay=b'2'); (Path(sys.argv[1]) / '.unfinished-x').touch()\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", killed, str(tmp_path)], check=False)
+    store = Store(tmp_path)
+    assert (store.get("done"), store.get("replay"), store.get("nothing")) == (b"1", b"2", None)
+    assert not list(tmp_path.glob(".unfinished-*"))
 
 
 def test_each_start_has_a_number_of_its_own(tmp_path: Path) -> None:
-    assert [Store(tmp_path).next_boot() for _ in range(3)] == [1, 2, 3]
+    boots = []
+    for _ in range(3):
+        store = Store(tmp_path)
+        boots.append(store.next_boot())
+        store.close()
+    assert boots == [1, 2, 3]
+
+
+def test_a_folder_belongs_to_one_process_at_a_time(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(SettingsError, match="in use by another process"):
+        Store(tmp_path)
+    store.close()
+    Store(tmp_path).close()
 
 
 def test_log_and_outbox_are_written_together_or_not_at_all(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from fedsecure.node.trainer import (
 from fedsecure.node.wiring import lay_out
 from fedsecure.node.workbench import Workbench
 from fedsecure.packing import unpack_model
-from fedsecure.progress import ignore
+from fedsecure.progress import Measured, Observe, Progress, Scored, Step, ignore
 
 STUDY = parse_study(
     {
@@ -91,9 +91,12 @@ def test_a_worker_that_dies_is_noticed_and_the_next_order_starts_another(folder:
     try:
         trainer.order(PrepareOrder(0, False))
         wait(trainer)
-        process = trainer._process
-        assert process is not None
-        os.kill(process.pid, signal.SIGKILL)
+        kill(trainer)  # while idle: nothing was lost, nothing is said
+        assert trainer.poll() == []
+        trainer.order(PrepareOrder(0, False))
+        assert wait(trainer) == PreparedModel(0)
+        trainer.order(PrepareOrder(0, False))
+        kill(trainer)  # with an order, read or not
         answer = wait(trainer)
         assert isinstance(answer, Broke)
         assert "ended by itself" in answer.reason
@@ -101,6 +104,37 @@ def test_a_worker_that_dies_is_noticed_and_the_next_order_starts_another(folder:
         assert wait(trainer) == PreparedModel(0)
     finally:
         trainer.close()
+
+
+def kill(trainer: ProcessTrainer) -> None:
+    process = trainer._process
+    assert process is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.parametrize("event", [Step, Measured, Scored])
+def test_a_number_that_is_none_ends_the_round_and_says_why(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, event: type[Progress]
+) -> None:
+    nan = float("nan")
+    broken: dict[type[Progress], Progress] = {
+        Step: Step(stage=0, round=0, done=1, total=2, loss=nan),
+        Measured: Measured(stage=0, round=0, metric="x", value=nan),
+        Scored: Scored(stage=0, round=0, subject="s", structure="x", dice=nan),
+    }
+
+    def diverges(self: Workbench, stage: int, round_: int, banks: tuple[str, ...], observe: Observe) -> tuple[str, ...]:
+        observe(Step(stage=0, round=0, done=1, total=1))  # no loss in evaluation: fine
+        observe(broken[event])
+        return ()
+
+    monkeypatch.setattr(Workbench, "train", diverges)
+    seen: list[Progress] = []
+    answer = carry_out(Workbench(folder), TrainOrder(0, 0, ()), seen.append)
+    assert isinstance(answer, Broke)
+    assert "diverged" in answer.reason
+    assert len(seen) == 1
 
 
 def test_cancel_ends_the_worker_at_once_and_drops_its_answer(folder: Path) -> None:

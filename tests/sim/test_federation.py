@@ -16,8 +16,9 @@ import pytest
 from fedsecure.config import Study
 from fedsecure.node.store import Store
 from fedsecure.node.wiring import COORDINATOR
+from fedsecure.packing import unpack_arrays
 from fedsecure.plan import schedule
-from fedsecure.progress import Measured, Progress, Refused, RoundEnded, RoundStarted, Scored, Step, Stopped
+from fedsecure.progress import Measured, Progress, Refused, RoundEnded, RoundStarted, Scored, Sent, Step, Stopped
 from sim.errors import FederationFailed, Interrupted
 from sim.federation import federate, finished, read_metrics
 
@@ -80,17 +81,26 @@ def assert_complete(run: Path, study: Study, events: list[tuple[str, Progress]])
 
 
 def test_no_feature_reaches_the_coordinator_in_the_clear(lay_out_world: LayOut) -> None:
-    """Grep every byte the coordinator holds for each site's momentum features, as the site itself has them."""
-    from fedsecure.packing import unpack_arrays
-
+    """Grep every byte the coordinator holds for each site's momentum features, as the site handed them to its gate."""
     run, study = lay_out_world("memory", framework="fcl")
-    federate(run, study, "memory", ignore)
-    held = b"".join(path.read_bytes() for path in (run / COORDINATOR).rglob("*") if path.is_file())
-    for member in study.sites:
-        outgoing = run / "sites" / member.name / "outgoing" / "features.safetensors"
-        features = unpack_arrays(outgoing.read_bytes())["features"]
-        assert len(features) > 0
-        assert all(row.tobytes() not in held for row in features)
+    features: list[bytes] = []
+    held: list[bytes] = []
+
+    def watch(node: str, event: Progress) -> None:
+        if isinstance(event, Sent) and event.flow == "features":
+            raw = (run / "sites" / node / "outgoing" / "features.safetensors").read_bytes()
+            features.extend(row.tobytes() for row in unpack_arrays(raw)["features"])
+        if node == COORDINATOR and isinstance(event, RoundEnded) and event.stage == 0:
+            held.extend(path.read_bytes() for path in (run / COORDINATOR).rglob("*") if path.is_file())
+
+    federate(run, study, "memory", watch)
+    assert len(features) == len(study.sites) * 32
+    everything = b"".join(held)
+    assert any((run / COORDINATOR).rglob("*.safetensors"))
+    assert not [row for row in features if row in everything]
+    # After a round no site keeps un-noised updates or other hospitals' features in the clear.
+    assert not list(run.glob("sites/*/outgoing/*"))
+    assert not list(run.glob("sites/*/incoming/*.bank"))
 
 
 def test_patient_names_stay_at_the_door(lay_out_world: LayOut) -> None:
@@ -200,8 +210,6 @@ def test_what_was_sent_is_on_record(lay_out_world: LayOut) -> None:
     sizes: dict[str, int] = {}
 
     def count(node: str, event: Progress) -> None:
-        from fedsecure.progress import Sent
-
         if isinstance(event, Sent):
             sizes[node] = sizes.get(node, 0) + event.size
 
