@@ -1,7 +1,7 @@
 """Three frozen models: `Study` (signed and hashed; all that changes results), `Site` (one hospital's own file; never
 leaves), `Run` (how it is shown; changes no result).
 
-Where the paper leaves a value open the default is method.md's, and the field's comment says so. A flag of the command
+Where the paper leaves a value open the default is docs/method.md's, and the field's comment says so. A flag of the command
 line never overrides a study that sites have agreed to.
 """
 
@@ -49,7 +49,8 @@ class ModelSettings(_Frozen):
 
 
 class PretrainSettings(_Frozen):
-    """Federated contrastive pre-training. Values not found in the paper are method.md 5's measured start."""
+    """Federated contrastive pre-training. No value below was found in the paper. Learning rate, momentum and temperature
+    are ours, found on ACDC without BatchNorm; the rest are common in the field."""
 
     rounds: Annotated[int, Field(ge=1)] = 10
     local_steps: Annotated[int, Field(ge=1)] = 30
@@ -67,7 +68,7 @@ class PretrainSettings(_Frozen):
     temperature: Annotated[float, Field(gt=0)] = 0.5  # tau; at 0.1 spreading costs more than collapse, early on
     bank: Annotated[int, Field(ge=1)] = 1024  # |Q_l,c|: newest momentum features a site keeps, and shares
     negatives: Annotated[int, Field(ge=1)] = 512  # K = |Q'|, drawn uniformly from local and remote banks
-    denominator: Literal["exclude_same_partition", "literal"] = "exclude_same_partition"  # method.md 2.4
+    denominator: Literal["exclude_same_partition", "literal"] = "exclude_same_partition"  # docs/method.md 2.4
     # Negatives of L_local. "bank" is as printed and collapsed in every run without BatchNorm: see contrastive.fcl_loss
     local_negatives: Literal["batch", "bank"] = "batch"
     exchange: Literal["vectors", "none"] = "vectors"  # "none" is the ablation without feature exchange

@@ -86,7 +86,7 @@ def schema_size(schema: Schema) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Bank:
-    """Momentum features of one site with the structural partition each came from (method.md 2.3).
+    """Momentum features of one site with the structural partition each came from (docs/method.md 2.3).
 
     features: [B, d] float32, L2-normalised; partitions: [B] uint8 in 0..S-1.
     """

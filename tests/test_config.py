@@ -76,7 +76,8 @@ OTHER: dict[str, Any] = {
     "data.size": 32, "data.held_out": 0.5, "data.on_error": "exclude", "model.norm": "group",
     "pretrain.batches": "uniform", "pretrain.momentum_start": "reset", "pretrain.denominator": "literal",
     "pretrain.exchange": "none",
-    "pretrain.local_negatives": "bank", "pretrain.positives": "view", "finetune.labelled": [3], "finetune.modes": ["local"],
+    "pretrain.local_negatives": "bank", "pretrain.positives": "view", "finetune.labelled": [3],
+    "finetune.modes": ["local"],
 }  # fmt: skip
 
 

@@ -124,7 +124,7 @@ def _plan(
     study: Study, framework: Frameworks | None, seed: int | None, data: str | None, sites: int, scheme: Scheme,
     patients: int,
 ) -> Plan:  # fmt: skip
-    """Flags complete a study; they never override it (architecture.md 2)."""
+    """Flags complete a study; they never override it (docs/architecture.md 2)."""
     from fedsecure.errors import SettingsError
     from sim.simulate import plan
     from sim.world import World

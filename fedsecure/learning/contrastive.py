@@ -1,4 +1,4 @@
-"""The losses of federated contrastive learning, as printed in arXiv 2204.10983 (method.md 2.4):
+"""The losses of federated contrastive learning, arXiv 2204.10983 (docs/method.md 2.4):
 
     l(q, P, Q') = - 1/|P| sum_{k+ in P} log( exp(q.k+/tau) / ( exp(q.k+/tau) + sum_{n in Q'} exp(q.n/tau) ) )
 
@@ -6,6 +6,7 @@
     L_remote = l(q, Lambda(q), Q')  Lambda(q) = {p in Q' : partition(p) = partition(q)}: global structural matching
     L_q      = L_remote + L_local
 
+By default L_local's negatives are not Q' but the batch's own keys, see `fcl_loss`; `local_negatives = "bank"` is as printed.
 All vectors are L2-normalised, so a dot product is a cosine. Only q carries a gradient.
 """
 

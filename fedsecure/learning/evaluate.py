@@ -1,6 +1,6 @@
 """Dice of a segmenter on the held-out patients of a site: per structure and patient, at the last step of training.
 
-Never the best step on these patients: keeping that one is a bias the published code line has (method.md 5, traps).
+Never the best step on these patients: keeping that one is a bias the published code line has (docs/method.md 5, traps).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Framework 1, FCL: local training of one site in one round (arXiv 2204.10983; method.md 2).
+"""Framework 1, FCL: local training of one site in one round (arXiv 2204.10983; docs/method.md 2).
 
 Decided where the paper leaves it open:
 - Both views are queries, and the momentum features of both views are the batch's keys: P(q) holds the keys of q's

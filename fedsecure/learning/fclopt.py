@@ -1,6 +1,6 @@
 """Framework 2, FCLOpt: local training without negatives, and so without features to exchange.
 
-Reconstructed in the form of BYOL (method.md 4.1): the abstract of arXiv 2208.03808 names a target network and no
+Reconstructed in the form of BYOL (docs/method.md 4.1): the abstract of arXiv 2208.03808 names a target network and no
 negatives; its loss could not be read.
 
     L(x, x') = 2 - 2 cos( p(g(f(x; theta))), sg[ g(f(x'; xi)) - c ] ), symmetrised over the two views

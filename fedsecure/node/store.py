@@ -70,7 +70,7 @@ class Store:
     # --- outbox and the record of what was sent ---
 
     def log_and_queue(self, row: SentRow, message: bytes) -> None:
-        """The log row and the message in one transaction, before anything leaves (architecture.md 2)."""
+        """The log row and the message in one transaction, before anything leaves (docs/architecture.md 2)."""
         with self._transaction():
             self._log(row)
             # Only the current round can be asked for again.
