@@ -38,7 +38,7 @@ _TAGS = (
 )  # fmt: skip
 _MAGIC_AT, _MAGIC = 128, b"DICM"  # PS3.10 section 7.1
 _SAME_POSITION_MM = 0.01
-_FARTHEST_MM = 1e6
+_SMALLEST_MM, _FARTHEST_MM = 1e-4, 1e6
 _EVEN = 0.1  # gaps between slices may differ by this share of the median gap
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 _DAMAGED = "the DICOM header is damaged or incomplete: export or copy the file again"
@@ -264,8 +264,14 @@ def _check_slice(header: _Header, first: _Header, file: Path) -> None:
         raise DataError("slices of one series have different orientations", file)
     if not _close(header.spacing, first.spacing):
         raise DataError("slices of one series have different pixel spacings", file)
-    if header.spacing is not None and header.spacing.min() <= 0:
+    if header.spacing is not None and header.spacing.min() <= _SMALLEST_MM:
         raise DataError("the image's pixel spacing is not positive", file)
+    if header.orientation is not None and not _right_angled(header.orientation.reshape(2, 3)):
+        raise DataError("the directions of rows and columns are not unit vectors at right angles", file)
+
+
+def _right_angled(directions: _Vector) -> bool:
+    return np.allclose(directions @ directions.T, np.eye(2), atol=1e-2)
 
 
 def _close(one: _Vector | None, other: _Vector | None) -> bool:

@@ -162,6 +162,12 @@ def test_mixed_slices(tmp_path: Path) -> None:
         refused(folder, reason)
 
 
+def test_directions_that_are_none(tmp_path: Path) -> None:
+    for k in range(2):
+        save(tmp_path, k, ImageOrientationPatient=[1.0, 0.0, 0.0, 0.8, 0.6, 0.0])
+    refused(tmp_path, "not unit vectors at right angles")
+
+
 def test_one_slice_is_no_volume(tmp_path: Path) -> None:
     save(tmp_path, 0)
     refused(tmp_path, "is 2D")
