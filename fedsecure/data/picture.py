@@ -21,7 +21,8 @@ _CONTRAST = (-1.5, 2.5)  # grey values of black and white, in standard deviation
 def contact_sheet(subjects: Sequence[Subject], settings: DataSettings, path: Path) -> None:
     """Write a PNG: patients spread over the source from top to bottom, slices from first to last from left to right.
 
-    A new file has mode 0600, as it shows patients. Raises SettingsError without matplotlib, or when the file cannot be written.
+    A new file has mode 0600, as it shows patients. Raises SettingsError without matplotlib, or when the file cannot be
+    written.
     """
     try:
         from matplotlib.figure import Figure
