@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedsecure.config import Member, Run, Site, Study, dump, load
-from fedsecure.data.phantom import write_phantom
+from fedsecure.data.phantom import VERSION, write_phantom
 from fedsecure.data.source import open_source
 from fedsecure.errors import SettingsError
 from fedsecure.node.wiring import COORDINATOR, lay_out
@@ -80,7 +80,7 @@ def _phantoms(world: World, study: Study, cache: Path, told: Told) -> tuple[list
     for number in range(world.sites):
         name = f"site-{number + 1}"
         # Only the draw decides what a phantom is: the same world again finds its volumes where they are.
-        folder = cache / f"phantom-{study.seed}-{world.phantom_patients}-{world.phantom_size}" / name
+        folder = cache / f"phantom-v{VERSION}-{study.seed}-{world.phantom_patients}-{world.phantom_size}" / name
         if not (folder / "complete").exists():
             told(f"writing phantom volumes for {name}")
             seed = derive_seed(study.seed, "phantom", number)

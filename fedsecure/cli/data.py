@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedsecure.errors import DataError, FedsecureError
+from fedsecure.errors import DataError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,15 +45,9 @@ def inspect_source(
     """Show what a study would use of SOURCE, what it would leave out and why, and draw a contact sheet."""
     from rich.console import Console
 
-    try:
-        plain = {"size": size, "crop": crop, "orientation": orientation, "on_error": on_error}
-        settings = _settings(_listed(structures), _listed(spacing), plain)
-        _inspect(source, settings, picture, salt, Console())
-    except FedsecureError as error:
-        # Only this terminal, which is the owner's, learns the name of the file.
-        text = error.for_owner() if isinstance(error, DataError) else str(error)
-        typer.echo(f"error: {text}", err=True)
-        raise typer.Exit(1) from None
+    plain = {"size": size, "crop": crop, "orientation": orientation, "on_error": on_error}
+    settings = _settings(_listed(structures), _listed(spacing), plain)
+    _inspect(source, settings, picture, salt, Console())
 
 
 def _settings(structures: list[str], spacing: list[str], plain: Mapping[str, object]) -> DataSettings:
@@ -74,7 +72,6 @@ def _listed(text: str) -> list[str]:
 
 def _inspect(uri: str, settings: DataSettings, picture: Path, salt: Path | None, console: Console) -> None:
     import os
-    import tempfile
 
     import torch
     from rich.progress import track
@@ -88,10 +85,10 @@ def _inspect(uri: str, settings: DataSettings, picture: Path, salt: Path | None,
     source = open_source(uri)
     settings = settings_for(source, settings)
     key = os.urandom(32) if salt is None else load_salt(salt)
-    with tempfile.TemporaryDirectory(prefix="fedsecure-inspect-") as cache:
+    with _private_folder() as cache:
         found = list(
             track(
-                rows(source, settings, Path(cache), key),
+                rows(source, settings, cache, key),
                 "reading",
                 total=len(source.patients),
                 console=console,
@@ -105,6 +102,22 @@ def _inspect(uri: str, settings: DataSettings, picture: Path, salt: Path | None,
             raise DataError("no patient of this source can be used")
         contact_sheet(subjects, settings, picture)
     console.print(f"picture: {picture}", markup=False, highlight=False)
+
+
+@contextmanager
+def _private_folder() -> Iterator[Path]:
+    """A temporary folder for patients' volumes. It goes also when this process is ended, or its terminal closes."""
+    before = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        with tempfile.TemporaryDirectory(prefix="fedsecure-inspect-") as folder:
+            yield Path(folder)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _leave(number: int, _: object) -> None:
+    sys.exit(128 + number)
 
 
 def _print(console: Console, source: Source, found: list[Row], fresh_ids: bool) -> None:

@@ -3,6 +3,7 @@
 An entry is KEY.image.npy, KEY.label.npy where there is a label, and KEY.json, written last: without it there is no
 entry. Files appear by rename, so processes that prepare the same volume at once write the same bytes and do not disturb
 each other. What is read is checked against the digests in KEY.json; anything that does not hold is prepared anew.
+Volumes are patients' data: the folder and its files are their owner's alone (modes 0700 and 0600).
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Store:
 
     def __init__(self, folder: Path, settings: DataSettings) -> None:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise SettingsError(f"the cache folder cannot be made: {error.strerror}") from None
         self._folder = folder
@@ -99,7 +100,7 @@ class Store:
 
 
 def _replace(path: Path, write: Callable[[IO[bytes]], object]) -> str:
-    """Write a file beside `path`, then rename it; gives the SHA-256 of what was written."""
+    """Write a file of mode 0600 beside `path`, then rename it; gives the SHA-256 of what was written."""
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as file:
             temporary = Path(file.name)

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import gzip
+import math
+import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import nibabel
 import numpy as np
 import numpy.typing as npt
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
+from nibabel import imageglobals
 
 from fedsecure.data.layout import Raw
 from fedsecure.errors import DataError
 
+imageglobals.logger.disabled = True  # it quotes header fields, on standard error
+
 _KINDS = (nibabel.Nifti1Image, nibabel.Nifti2Image)
 _LONGEST_HEADER = 540
+_MOST_FRAMES = 32767  # of NIfTI-1; a NIfTI-2 header that says more is damaged
+_EDGE_MM = (1e-4, 1e4)  # of a voxel
+_FLATTEST = 0.01  # volume spanned by the directions of the three axes: 1 at right angles
 
 
 class NiftiReader:
@@ -38,12 +46,12 @@ class NiftiReader:
             self._path = path
         _check_shape(self._image.shape, index, path)
         x, y, z = self._image.shape[:3]
-        voxels = self._image.dataobj[..., index] if index is not None else np.asanyarray(self._image.dataobj)
-        affine = np.asarray(self._image.affine, dtype=np.float64)
-        if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-            raise DataError("the header's geometry does not hold: its affine cannot be inverted", path)
-        # A float64 beyond float32 becomes infinite here, and is refused as such by whoever looks at the voxels.
-        with np.errstate(over="ignore"):
+        # What does not fit into float32 becomes infinite, and is refused as such by whoever looks at the voxels.
+        with _private(path), np.errstate(all="ignore"):
+            affine = np.asarray(self._image.affine, dtype=np.float64)
+            if not _holds(affine):
+                raise DataError("the header's geometry does not hold: its affine cannot be inverted", path)
+            voxels = self._image.dataobj[..., index] if index is not None else np.asanyarray(self._image.dataobj)
             return Raw(np.array(voxels, dtype=np.float32).reshape(x, y, z), affine)
 
 
@@ -53,13 +61,13 @@ def frame_indices(path: Path) -> tuple[int | None, ...]:
     (None,) also where the header cannot be read: reading the volume will say why.
     """
     try:
-        with _open(path) as file:
+        with _private(path), _open(path) as file:
             start = file.read(_LONGEST_HEADER)
-        shape = _kind(start, path).header_class(start[: _header_size(start, path)], check=False).get_data_shape()
-    except (OSError, EOFError, zlib.error, DataError, HeaderDataError):
+            shape = _kind(start, path).header_class(start[: _header_size(start, path)], check=False).get_data_shape()
+            frames = int(shape[3]) if len(shape) > 3 else 1
+    except DataError:
         return (None,)
-    frames = int(shape[3]) if len(shape) > 3 else 1
-    return (None,) if frames <= 1 else tuple(range(frames))
+    return (None,) if not 1 < frames <= _MOST_FRAMES else tuple(range(frames))
 
 
 def write(path: Path, voxels: npt.NDArray[np.generic], affine: npt.NDArray[np.float64]) -> None:
@@ -70,6 +78,19 @@ def write(path: Path, voxels: npt.NDArray[np.generic], affine: npt.NDArray[np.fl
 def axis_codes(affine: npt.NDArray[np.float64]) -> str:
     """The direction in which each array axis grows, e.g. "RAS"; for oblique volumes the nearest one."""
     return "".join(nibabel.aff2axcodes(affine))
+
+
+@contextmanager
+def _private(path: Path) -> Iterator[None]:
+    """nibabel reads headers in here. Raises DataError for whatever goes wrong, without a word of the header."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except DataError:
+        raise
+    except Exception:  # noqa: BLE001  # damage shows as exceptions of many types, which quote header fields
+        raise DataError("not a NIfTI file: its header does not hold", path) from None
 
 
 def _open(path: Path) -> BinaryIO:
@@ -101,21 +122,28 @@ def _header_size(content: bytes, path: Path) -> int:
 
 
 def _parse(content: bytes, path: Path) -> Any:
-    try:
+    with _private(path):
         image = _kind(content, path).from_bytes(content)
-        end = image.dataobj.offset + int(np.prod(image.shape, dtype=np.int64)) * image.get_data_dtype().itemsize
-    except (HeaderDataError, ImageFileError, ValueError, OverflowError):
-        raise DataError("not a NIfTI file: its header does not hold", path) from None
-    if image.get_data_dtype().kind not in "iuf":
+        start, shape, kind = int(image.dataobj.offset), image.shape, image.get_data_dtype()
+    if min(shape, default=0) < 1:
+        raise DataError("the image has no slices or no pixels along an axis", path)
+    if kind.kind not in "iuf":
         raise DataError("voxels are colours or complex numbers; one real number per voxel is needed", path)
-    if end > len(content):
+    if start < 0 or start + math.prod(shape) * kind.itemsize > len(content):
         raise DataError("the file ends before its last voxel: it is truncated, copy it again", path)
     return image
 
 
+def _holds(affine: npt.NDArray[np.float64]) -> bool:
+    """Whether voxels have an extent in three directions."""
+    edges = np.linalg.norm(affine[:3, :3], axis=0)
+    low, high = _EDGE_MM
+    if not (np.isfinite(affine).all() and edges.min() > low and edges.max() < high):
+        return False
+    return bool(abs(np.linalg.det(affine[:3, :3] / edges)) > _FLATTEST)
+
+
 def _check_shape(shape: tuple[int, ...], index: int | None, path: Path) -> None:
-    if 0 in shape:
-        raise DataError("the image has zero slices or zero pixels", path)
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) < 3 or (len(shape) == 3 and shape[2] == 1):

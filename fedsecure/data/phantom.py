@@ -10,13 +10,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from fedsecure.data.nifti import write
+from fedsecure.seeds import derive_seed
 from fedsecure.types import FloatArray, LabelArray
 
+VERSION: Final = 2  # raise it when the same arguments give other voxels than before
 STRUCTURES = ("RV cavity", "LV myocardium", "LV cavity")  # label values 1, 2, 3
 _TISSUES = ("air", "fat", "muscle", "lung", "liver", "bone", "blood")
 _SIGNAL = (0.02, 0.85, 0.34, 0.10, 0.38, 0.48, 0.78)  # relative, as in balanced steady-state cine MR
@@ -60,12 +63,12 @@ def write_phantom(folder: Path, patients: int, seed: int, site: int = 0, size: i
     The same arguments give the same voxels; another `site` gives other patients on another scanner. NumPy's generator
     serves here because a phantom has nobody to protect.
     """
-    scanner = _scanner(np.random.default_rng([seed, site]))
+    scanner = _scanner(np.random.default_rng(derive_seed(seed, "phantom scanner", site)))
     folder.mkdir(parents=True, exist_ok=True)
     labels = {str(value): name for value, name in enumerate(("background", *STRUCTURES))}
     (folder / "dataset.json").write_text(json.dumps({"labels": labels}, indent=2) + "\n", "utf-8")
     for patient in range(patients):
-        rng = np.random.default_rng([seed, site, patient])
+        rng = np.random.default_rng(derive_seed(seed, "phantom patient", site, patient))
         heart = _heart(rng)
         affine = np.diag([scanner.field_mm / size, scanner.field_mm / size, scanner.slice_mm, 1.0])
         case = folder / f"case-{patient:03d}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ _CONTRAST = (-1.5, 2.5)  # grey values of black and white, in standard deviation
 def contact_sheet(subjects: Sequence[Subject], settings: DataSettings, path: Path) -> None:
     """Write a PNG: patients spread over the source from top to bottom, slices from first to last from left to right.
 
-    Raises SettingsError without matplotlib, or when the file cannot be written.
+    A new file has mode 0600, as it shows patients. Raises SettingsError without matplotlib, or when the file cannot be
+    written.
     """
     try:
         from matplotlib.figure import Figure
@@ -37,9 +39,14 @@ def contact_sheet(subjects: Sequence[Subject], settings: DataSettings, path: Pat
     if handles and any(subject.labelled for subject in shown):
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=7, frameon=False)
     try:
-        figure.savefig(path, dpi=120, format="png")
+        with open(path, "wb", opener=_owners_alone) as file:
+            figure.savefig(file, dpi=120, format="png")
     except OSError as error:
         raise SettingsError(f"the picture cannot be written: {error.strerror}") from None
+
+
+def _owners_alone(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _draw_volume(row: Sequence[Any], volume: Volume, settings: DataSettings) -> None:

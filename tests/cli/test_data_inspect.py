@@ -1,17 +1,33 @@
 from __future__ import annotations
 
+import contextlib
+import io
+import os
+import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from fedsecure.cli.data import app
+from fedsecure.cli.main import main
 from fedsecure.data.cohort import load_salt
 from fedsecure.data.phantom import write_phantom
 
 PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass
+class Result:
+    exit_code: object
+    stdout: str
+    stderr: str
+
+    @property
+    def output(self) -> str:
+        return self.stdout + self.stderr
 
 
 @pytest.fixture
@@ -20,8 +36,18 @@ def phantom(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
-def run(*arguments: object, folder: Path | None = None) -> Result:
-    return CliRunner().invoke(app, ["inspect", *map(str, arguments)], env={"COLUMNS": "160"})
+def run(*arguments: object) -> Result:
+    """The whole command line, as errors become lines and exit codes in `main`."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", ["fedsecure", "data", "inspect", *map(str, arguments)]),
+        mock.patch.dict(os.environ, {"COLUMNS": "160"}),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as left,
+    ):
+        main()
+    return Result(left.value.code, out.getvalue(), err.getvalue())
 
 
 def test_table_totals_and_picture(phantom: Path, tmp_path: Path) -> None:
@@ -33,6 +59,7 @@ def test_table_totals_and_picture(phantom: Path, tmp_path: Path) -> None:
     assert "RV cavity, LV myocardium, LV cavity" in result.output
     assert "64 x 64 x" in result.output
     assert (tmp_path / "sheet.png").read_bytes().startswith(PNG)
+    assert (tmp_path / "sheet.png").stat().st_mode & 0o777 == 0o600
     assert str(tmp_path / "sheet.png") in result.output.replace("\n", "")
     assert salt == load_salt(tmp_path / "salt")
     again = run(f"folder:{phantom}", "--picture", tmp_path / "sheet.png", "--salt", tmp_path / "salt")
@@ -119,6 +146,33 @@ def test_slices_stored_in_both_directions_are_pointed_out(phantom: Path, tmp_pat
     assert "z reversed" in result.output
     stored = run(f"folder:{phantom}", "--orientation", "stored", "--picture", tmp_path / "sheet.png")
     assert "warning" not in stored.output
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_no_volume_stays_behind_when_the_command_is_ended(phantom: Path, tmp_path: Path, name: str) -> None:
+    code = f"""
+import os, pathlib, signal, sys
+from fedsecure.data import picture
+
+def end(*_):
+    print(len(list(pathlib.Path(os.environ["TMPDIR"]).glob("fedsecure-inspect-*/*.npy"))))
+    os.kill(os.getpid(), signal.{name})
+    signal.pause()
+
+picture.contact_sheet = end
+from fedsecure.cli.main import main
+sys.argv = ["fedsecure", "data", "inspect", {f"folder:{phantom}"!r}, "--size", "32"]
+main()
+"""
+    (tmp_path / "tmp").mkdir()
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False, timeout=120
+    )
+    assert done.stdout.splitlines()[-1] == "12"  # there was something to leave behind
+    assert done.returncode == 128 + getattr(signal, name)
+    assert done.stderr == ""
+    assert list((tmp_path / "tmp").glob("fedsecure-*")) == []
 
 
 def test_importing_the_command_loads_nothing_heavy() -> None:

@@ -56,6 +56,17 @@ def test_a_volume_is_prepared_once_and_found_again(
             array[0, 0, 0] = 1
 
 
+def test_folder_and_files_are_their_owners_alone(tmp_path: Path, frame: FrameFiles) -> None:
+    before = os.umask(0)
+    try:
+        Store(tmp_path / "above" / "c", SETTINGS).volume(frame)
+    finally:
+        os.umask(before)
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "above" / "c").iterdir()}
+    assert modes == {0o600}
+    assert (tmp_path / "above" / "c").stat().st_mode & 0o777 == 0o700
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import traceback
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,13 @@ import pydicom
 import pytest
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, MRImageStorage, generate_uid
+from pydicom.uid import (
+    BasicTextSRStorage,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    MRImageStorage,
+    generate_uid,
+)
 
 from fedsecure.config import DataSettings
 from fedsecure.data.cohort import prepare
@@ -78,7 +86,7 @@ def test_series_are_grouped_by_patient_in_any_depth(tmp_path: Path) -> None:
         save(tmp_path / "a", k, name=f"second{k}", SeriesInstanceUID="1.2.4")
         save(tmp_path / "b", k, PatientID="MRN-0001")
     (tmp_path / "a" / "readme.txt").write_text("not an image")
-    save(tmp_path / "b", 9, PatientID="MRN-0001", Rows=None)  # a report of the same series
+    save(tmp_path / "b", 9, PatientID="MRN-0001", Rows=None, SOPClassUID=BasicTextSRStorage)
     source = open_source(f"dicom:{tmp_path}")
     assert [(patient.name, [len(frame.slices) for frame in patient.frames]) for patient in source.patients] == [
         ("MRN-0001", [3]),
@@ -154,6 +162,12 @@ def test_mixed_slices(tmp_path: Path) -> None:
         refused(folder, reason)
 
 
+def test_directions_that_are_none(tmp_path: Path) -> None:
+    for k in range(2):
+        save(tmp_path, k, ImageOrientationPatient=[1.0, 0.0, 0.0, 0.8, 0.6, 0.0])
+    refused(tmp_path, "not unit vectors at right angles")
+
+
 def test_one_slice_is_no_volume(tmp_path: Path) -> None:
     save(tmp_path, 0)
     refused(tmp_path, "is 2D")
@@ -180,5 +194,99 @@ def test_monochrome1_is_turned_so_that_large_is_bright(tmp_path: Path) -> None:
 @pytest.mark.parametrize("tag", ["PatientID", "SeriesInstanceUID"])
 def test_patients_that_cannot_be_told_apart(tmp_path: Path, tag: str) -> None:
     save(tmp_path, 0, **{tag: ""})
-    with pytest.raises(DataError, match="patients cannot be told apart"):
-        open_source(f"dicom:{tmp_path}")
+    refused(tmp_path, "patients cannot be told apart")
+
+
+def excluded(folder: Path, cache: Path) -> tuple[int, list[str]]:
+    """How many patients are left of a source, and what is said of the others."""
+    settings = DataSettings(size=32, orientation="stored", on_error="exclude")
+    prepared = prepare(open_source(f"dicom:{folder}"), settings, cache, b"s" * 32)
+    return len(prepared.subjects), [str(error) for error in prepared.excluded]
+
+
+@pytest.mark.parametrize("where", ["other", "same"])
+def test_an_image_of_nobody_is_left_out_with_what_it_may_belong_to(tmp_path: Path, where: str) -> None:
+    for k in range(3):
+        save(tmp_path / "in" / "a", k)
+        save(tmp_path / "in" / "b", k, PatientID="MRN-0001", SeriesInstanceUID="1.2.5", stored=pixels(k)[::-1])
+    save(tmp_path / "in" / ("a" if where == "same" else "c"), 3, PatientID="")
+    used, reasons = excluded(tmp_path / "in", tmp_path / "cache")
+    assert used == (1 if where == "same" else 2)
+    assert len(reasons) == 1
+    assert "cannot be told apart" in reasons[0]
+
+
+@pytest.mark.parametrize("before", [b"\x10\x00\x20\x00", b"\x20\x00\x32\x00", b"\x28\x00\x10\x00"])
+def test_a_cut_end_slice_is_not_lost_unseen(tmp_path: Path, before: bytes) -> None:
+    """Cut before PatientID, before ImagePositionPatient, before Rows."""
+    for k in range(4):
+        last = save(tmp_path / "in" / "a", k)
+        save(tmp_path / "in" / "b", k, PatientID="MRN-0001", SeriesInstanceUID="1.2.5", stored=pixels(k)[::-1])
+    last.write_bytes(last.read_bytes().partition(before)[0])
+    used, reasons = excluded(tmp_path / "in", tmp_path / "cache")
+    assert used == 1
+    assert len(reasons) == 1
+
+
+def test_a_file_that_cannot_be_read_is_an_error_of_its_series(tmp_path: Path) -> None:
+    for k in range(3):
+        save(tmp_path, k)
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    refused(tmp_path, "cannot be read: No such file")
+
+
+def plant(path: Path, tag: str, value: bytes) -> None:
+    """Write a value into an element that pydicom would refuse to make."""
+    element = pydicom.dcmread(path)[tag]
+    content = path.read_bytes()
+    head = element.tag.group.to_bytes(2, "little") + element.tag.element.to_bytes(2, "little") + element.VR.encode()
+    start = content.index(head)
+    length = int.from_bytes(content[start + 6 : start + 8], "little")
+    path.write_bytes(content[: start + 8] + value.ljust(length)[:length] + content[start + 8 + length :])
+
+
+@pytest.mark.parametrize(
+    "tag",
+    ["TriggerTime", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "NumberOfFrames",
+     "RescaleSlope", "SeriesInstanceUID", "SOPClassUID", "TemporalPositionIdentifier"],
+)  # fmt: skip
+def test_no_header_value_is_told(tmp_path: Path, tag: str, capfd: pytest.CaptureFixture[str]) -> None:
+    extra = {"TriggerTime": 123456.5, "NumberOfFrames": "1         ", "RescaleSlope": "1.00000001"}
+    extra["TemporalPositionIdentifier"] = "1         "
+    for k in range(3):
+        path = save(tmp_path, k, **{tag: extra[tag]} if tag in extra else {})
+    plant(path, tag, b"J.D")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        try:
+            for patient in open_source(f"dicom:{tmp_path}").patients:
+                for frame in patient.frames:
+                    read_series(frame.slices)
+        except DataError:
+            told = traceback.format_exc()
+        else:
+            told = ""
+    out, err = capfd.readouterr()
+    assert "J.D" not in told + out + err
+    assert err == ""
+    assert told or tag in {"SeriesInstanceUID", "SOPClassUID"}
+
+
+def test_flipped_bytes_are_a_volume_or_a_data_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(5)
+    whole = [save(tmp_path, k, TriggerTime=10.0 * k) for k in range(2)]
+    content = whole[1].read_bytes()
+    refusals = 0
+    for _ in range(400):
+        damaged = bytearray(content[: rng.integers(132, len(content) + 1)] if rng.random() < 0.3 else content)
+        for at in rng.integers(132, len(damaged) + 1, rng.integers(1, 4)):
+            damaged[min(at, len(damaged) - 1)] = rng.integers(256)
+        whole[1].write_bytes(damaged)
+        try:
+            for patient in open_source(f"dicom:{tmp_path}").patients:
+                for frame in patient.frames:
+                    read_series(frame.slices)
+        except DataError:
+            refusals += 1
+    assert 100 < refusals < 400
+    assert capfd.readouterr() == ("", "")

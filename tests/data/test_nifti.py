@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import gzip
+import struct
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 
+from fedsecure.config import DataSettings
+from fedsecure.data.layout import FrameFiles
 from fedsecure.data.nifti import NiftiReader, axis_codes, frame_indices, write
+from fedsecure.data.volume import FrameReader, prepare_frame
 from fedsecure.errors import DataError
 
 VOXELS = np.random.default_rng(0).integers(0, 900, (6, 5, 4)).astype(np.int16)
@@ -88,7 +92,7 @@ def test_other_content_is_not_nifti(tmp_path: Path, content: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("shape", "reason"),
-    [((6, 5), "is 2D"), ((6, 5, 1), "is 2D"), ((6, 5, 0), "zero slices"), ((6, 5, 4, 1, 3), "has 5 axes")],
+    [((6, 5), "is 2D"), ((6, 5, 1), "is 2D"), ((6, 5, 0), "no slices"), ((6, 5, 4, 1, 3), "has 5 axes")],
 )
 def test_shapes_that_are_no_volume(tmp_path: Path, shape: tuple[int, ...], reason: str) -> None:
     write(tmp_path / "v.nii", np.ones(shape, np.float32), AFFINE)
@@ -120,6 +124,40 @@ def test_an_affine_that_cannot_be_inverted(tmp_path: Path) -> None:
     content[280:296] = bytes(16)  # srow_x of the NIfTI-1 header
     (tmp_path / "v.nii").write_bytes(content)
     refused(tmp_path / "v.nii", "cannot be inverted")
+
+
+def test_an_axis_of_negative_length(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "v.nii", VOXELS, AFFINE)
+    content = bytearray((tmp_path / "v.nii").read_bytes())
+    content[42:48] = struct.pack("<3h", -6, -5, 4)  # dim[1..3]; the product is as it was
+    (tmp_path / "v.nii").write_bytes(content)
+    refused(tmp_path / "v.nii", "no slices or no pixels|header does not hold")
+    assert frame_indices(tmp_path / "v.nii") == (None,)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+def test_flipped_bytes_of_a_header_are_a_volume_or_a_data_error(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], kind: type[nibabel.Nifti1Image]
+) -> None:
+    rng = np.random.default_rng(3)
+    path, settings = tmp_path / "v.nii", DataSettings(size=32)
+    nibabel.save(kind(VOXELS, AFFINE), path)
+    whole = path.read_bytes()
+    refusals = 0
+    for _ in range(400):
+        damaged = bytearray(whole)
+        for at in rng.integers(4, len(whole) - VOXELS.nbytes, rng.integers(1, 6)):
+            damaged[at] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            for index in frame_indices(path):
+                grid = prepare_frame(FrameFiles(path, None, index, 1), settings, FrameReader())
+                assert np.isfinite(grid.image).all()
+        except DataError:
+            refusals += 1
+    assert 50 < refusals < 400
+    assert capfd.readouterr() == ("", "")
 
 
 def test_axis_codes() -> None:

@@ -63,6 +63,24 @@ def test_the_seed_decides_every_voxel(sites: tuple[Path, ...], tmp_path: Path) -
         assert (images[0].shape == images[1].shape and np.array_equal(*images)) is same
 
 
+def test_a_scanner_and_its_patients_draw_from_streams_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NumPy pads a list of seeds with zeros: [seed, site] and [seed, site, 0] are one stream."""
+    starts: list[float] = []
+    original = np.random.default_rng
+
+    def watched(seed: object) -> np.random.Generator:
+        starts.append(original(seed).random())
+        return original(seed)
+
+    monkeypatch.setattr(np.random, "default_rng", watched)
+    for site in range(2):
+        write_phantom(tmp_path / str(site), 2, seed=7, site=site, size=32)
+    assert len(starts) == 6
+    assert len(set(starts)) == 6
+
+
 def test_sites_differ_more_than_their_patients(sites: tuple[Path, ...]) -> None:
     backgrounds = []
     for folder in sites:
