@@ -1,8 +1,8 @@
 """Three frozen models: `Study` (signed and hashed; all that changes results), `Site` (one hospital's own file; never
 leaves), `Run` (how it is shown; changes no result).
 
-Where the paper leaves a value open the default is docs/method.md's, and the field's comment says so. A flag of the command
-line never overrides a study that sites have agreed to.
+Where the paper leaves a value open the field's comment says where the default comes from. A flag of the command line never
+overrides a study that sites have agreed to.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class ModelSettings(_Frozen):
 
 
 class PretrainSettings(_Frozen):
-    """Federated contrastive pre-training. No value below was found in the paper. Learning rate, momentum and temperature
-    are ours, found on ACDC without BatchNorm; the rest are common in the field."""
+    """Federated contrastive pre-training. No value below was found in the paper. Learning rate, momentum and
+    temperature are ours, found on ACDC without BatchNorm; the rest are common in the field."""
 
     rounds: Annotated[int, Field(ge=1)] = 10
     local_steps: Annotated[int, Field(ge=1)] = 30

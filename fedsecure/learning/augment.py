@@ -1,6 +1,6 @@
 """Random transforms of labelled slices, a whole batch at once: one resampling of the images and one of the labels.
 
-Strengths are docs/method.md 5's recipe; on ACDC at N=1 milder shift and rotation lost .08 Dice, stronger gamma, elastic and
+Strengths (docs/method.md 5): on ACDC at N=1 milder shift and rotation lost .08 Dice, stronger gamma, elastic and
 bias .04 (3 sites, one seed). All numbers are drawn from one CPU generator, so that a round replays and the draws do not
 depend on the device.
 """

@@ -1,4 +1,4 @@
-"""Feature banks: what a site remembers of its own momentum features, and the draw Q' from all sites' (docs/method.md 2.3).
+"""Feature banks: a site's own momentum features, and the draw Q' from all sites' (docs/method.md 2.3).
 
 A bank here is torch on the training device; `types.Bank` is its form at the site's edge.
 """

@@ -14,7 +14,7 @@ from fedsecure.types import LabelArray
 def partition_labels(slices: int, partitions: int) -> LabelArray:
     """Partition of each slice of a volume: [slices] uint8 in 0..partitions-1, never decreasing.
 
-    The rule of the paper's code line (docs/method.md 2.2): partitions of round_half_up(n/S) slices, the last one takes the
+    The rule of docs/method.md 2.2: partitions of round_half_up(n/S) slices, the last one takes the
     rest. It leaves the last partition empty where the rest is nothing (6 slices, S = 4), and all above n-1 where there
     are fewer slices than partitions. Raises ValueError unless slices >= 1 and 2 <= partitions <= 255.
     """

@@ -1,6 +1,6 @@
 """Whole federations: the real nodes, sockets, worker processes and trainers, in a world that is only small.
 
-Equal bytes as docs/architecture.md 2 defines them: one seed gives the same models over every transport and across kills.
+Equal bytes (docs/architecture.md 2): one seed gives the same models over every transport and across kills.
 """
 
 from __future__ import annotations
