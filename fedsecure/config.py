@@ -1,8 +1,8 @@
 """Three frozen models: `Study` (signed and hashed; all that changes results), `Site` (one hospital's own file; never
 leaves), `Run` (how it is shown; changes no result).
 
-Where the paper leaves a value open the field's comment says where the default comes from. A flag of the command line never
-overrides a study that sites have agreed to.
+Where the paper leaves a value open, the field's comment says where the default comes from. A flag of the command line
+never overrides a study that sites have agreed to.
 """
 
 from __future__ import annotations

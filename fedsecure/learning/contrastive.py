@@ -6,7 +6,7 @@
     L_remote = l(q, Lambda(q), Q')  Lambda(q) = {p in Q' : partition(p) = partition(q)}: global structural matching
     L_q      = L_remote + L_local
 
-By default L_local's negatives are not Q' but the batch's keys (see `fcl_loss`); `local_negatives = "bank"` is as printed.
+By default L_local's negatives are not Q' but the batch's keys, see `fcl_loss`; "bank" is as printed.
 All vectors are L2-normalised, so a dot product is a cosine. Only q carries a gradient.
 """
 

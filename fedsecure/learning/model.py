@@ -68,7 +68,7 @@ def build_encoder(settings: ModelSettings) -> Encoder:
 def pooled(maps: list[Tensor]) -> Tensor:
     """Features h [N, 80 f] of the deepest map: averages of its four quarters beside the maximum of the whole.
 
-    The average of a whole map straight after InstanceNorm is nearly the same for all inputs (docs/method.md 5); where in
+    The average of a whole map straight after InstanceNorm is nearly the same for all (docs/method.md 5); where in
     the map something lies survives the normalisation, and tells one slice from another before anything is learnt.
     """
     deepest = maps[-1]
