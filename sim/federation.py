@@ -218,9 +218,10 @@ class _Processes:
         return "; ".join(others)
 
     def _look(self) -> None:
-        for name, tail in self._tails.items():
-            for event in tail.read():
-                self._watch(name, event)
+        # In the order of their clocks, which is one: what a round sent is told before its end.
+        heard = [(at, name, event) for name, tail in self._tails.items() for at, event in tail.read()]
+        for _, name, event in sorted(heard, key=lambda told: told[0]):
+            self._watch(name, event)
 
     def _end(self) -> None:
         for process in self._processes.values():
@@ -243,7 +244,7 @@ class _Tail:
         self._at = path.stat().st_size if path.is_file() else 0
         self._decoder = msgspec.json.Decoder(_Timed)
 
-    def read(self) -> list[Progress]:
+    def read(self) -> list[tuple[float, Progress]]:
         if not self._path.is_file():
             return []
         with self._path.open("rb") as file:
@@ -251,4 +252,5 @@ class _Tail:
             raw = file.read()
         whole = raw[: raw.rfind(b"\n") + 1]
         self._at += len(whole)
-        return [self._decoder.decode(line).event for line in whole.splitlines()]
+        timed = [self._decoder.decode(line) for line in whole.splitlines()]
+        return [(line.at, line.event) for line in timed]
