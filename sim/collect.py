@@ -148,13 +148,14 @@ def _dice(run: Path, study: Study) -> Iterator[DiceRow]:
 
 
 def _traffic(run: Path, study: Study) -> Iterator[TrafficRow]:
+    stages = schedule(study)
     for name, folder in _nodes(run, study):
-        totals: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+        totals: dict[tuple[int, str, str, str], list[int]] = defaultdict(list)
         store = Store(folder)
         for row in store.sent():
-            totals[row.peer, row.kind, row.flow].append(row.size)
+            totals[row.stage, row.peer, row.kind, row.flow].append(row.size)
         store.close()
-        for (peer, kind, flow), sizes in sorted(totals.items()):
+        for (stage, peer, kind, flow), sizes in sorted(totals.items()):
             yield TrafficRow(
                 framework=study.framework,
                 seed=study.seed,
@@ -163,6 +164,8 @@ def _traffic(run: Path, study: Study) -> Iterator[TrafficRow]:
                 direction="down" if name == COORDINATOR else "up",
                 kind=Kind(kind).value,
                 flow=flow,
+                name=stages[stage].name,
+                stage=stage,
                 messages=len(sizes),
                 bytes=sum(sizes),
             )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from fedsecure.report.results import Results
 from fedsecure.report.summary import Estimate, Group, differences, means
+from fedsecure.report.wire import PARTS, by_site, has_baseline
 from fedsecure.report.words import size
 
 
@@ -23,10 +24,13 @@ def lines(results: Results) -> Iterator[str]:
             yield f"Dice, {group.mode}, N={group.labelled}: {group.framework or 'random':7} {dice.mean:.3f}" + _against(
                 paired.get(group)
             )
-    for framework in results.frameworks:
-        sent = {way: sum(row.bytes for row in results.traffic if (row.framework, row.direction) == (framework, way))
-                for way in ("up", "down")}  # fmt: skip
-        yield f"{framework:7} {size(sent['up'])} from the sites, {size(sent['down'])} to them"
+    for part in PARTS:
+        for framework in results.frameworks:
+            sites = by_site(results, framework, part)
+            up, down = sum(site.up for site in sites), sum(site.down for site in sites)
+            baseline = part == "fine-tuning" and has_baseline(results, framework)
+            with_random = ", random start included" if baseline else ""
+            yield f"{framework:7} {part}: {size(up)} from the sites, {size(down)} to them{with_random}"
 
 
 def _order(group: Group) -> tuple[str, int, str]:

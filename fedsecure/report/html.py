@@ -41,15 +41,24 @@ class DiceBlock:
 
 
 @dataclass(frozen=True, slots=True)
-class WireBlock:
-    framework: Framework
+class WirePart:
+    """Pre-training or fine-tuning, with `note` what else is in it."""
+
+    name: wire.Part
+    note: str
     kinds: tuple[wire.KindTotal, ...]
     sites: tuple[wire.SiteTotal, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WireBlock:
+    framework: Framework
+    parts: tuple[WirePart, ...]
     chart: Markup | None
 
     @property
     def features(self) -> bool:
-        return any(total.flow == "features" for total in self.kinds)
+        return any(total.flow == "features" for part in self.parts for total in part.kinds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +155,15 @@ def _knn(rows: Sequence[Representation]) -> list[KnnLine]:
 
 def _wire(results: Results, framework: Framework) -> WireBlock:
     rows = [row for row in results.rounds if row.framework == framework]
-    sites = wire.by_site(results, framework)
-    chart = figures.bytes_chart(framework, rows, frozenset(total.site for total in sites)) if rows else None
-    return WireBlock(framework, wire.by_kind(results, framework), sites, chart)
+    sites = frozenset(member["name"] for member in results.studies[0].settings["sites"])
+    chart = figures.bytes_chart(framework, rows, sites) if rows else None
+    parts = []
+    for name in wire.PARTS:
+        baseline = name == "fine-tuning" and wire.has_baseline(results, framework)
+        note = ", the random start's included" if baseline else ""
+        kinds, totals = wire.by_kind(results, framework, name), wire.by_site(results, framework, name)
+        parts.append(WirePart(name, note, kinds, totals))
+    return WireBlock(framework, tuple(parts), chart)
 
 
 def _columns(drawn: Sequence[Strip]) -> tuple[str, ...]:

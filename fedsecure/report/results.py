@@ -120,7 +120,8 @@ class DiceRow(_Row, frozen=True, kw_only=True):
 
 
 class TrafficRow(_Row, frozen=True, kw_only=True):
-    """Frames of one kind that `node` sent to `peer` over the whole run. `bytes` are whole frames on the wire.
+    """Frames of one kind that `node` sent to `peer` in one stage. `bytes` are of whole frames, signatures and seals in,
+    as handed to the transport: what its own framing and encryption add is not counted.
 
     Only senders write rows, so that sums count each frame once: up from a site, down from the coordinator.
     """
@@ -132,6 +133,8 @@ class TrafficRow(_Row, frozen=True, kw_only=True):
     direction: Literal["up", "down"]
     kind: Literal["release", "control", "share", "publish"]
     flow: str
+    name: str  # the stage's
+    stage: Count
     messages: Count
     bytes: Count
 

@@ -106,25 +106,28 @@ def _dice(study: Study, rng: np.random.Generator) -> tuple[DiceRow, ...]:
 
 
 def _traffic(framework: Framework, seed: int, sites: tuple[str, ...]) -> tuple[TrafficRow, ...]:
-    def row(node: str, peer: str, kind_flow: str, messages: int, size: int) -> TrafficRow:
+    def row(node: str, peer: str, kind_flow: str, messages: int, size: int, stage: int = 0) -> TrafficRow:
         kind, flow = kind_flow.split("/")
         direction = "down" if node == "coordinator" else "up"
         return TrafficRow(
             framework=framework, seed=seed, node=node, peer=peer, direction=direction, kind=kind, flow=flow,
-            messages=messages, bytes=size,
+            name="pre-training" if stage == 0 else "federated fine-tuning, N=1, random",
+            stage=stage, messages=messages, bytes=size,
         )  # fmt: skip
 
     rows = []
     for site in sites:
         rows += [
-            row(site, "coordinator", "release/weights", 50, 50 * MODEL),
+            row(site, "coordinator", "release/weights", 10, 10 * MODEL),
+            row(site, "coordinator", "release/weights", 40, 40 * MODEL, stage=5),
             row(site, "coordinator", "control/ready", 54, 54 * 412),
-            row("coordinator", site, "publish/model", 50, 50 * MODEL),
+            row("coordinator", site, "publish/weights", 10, 10 * MODEL),
+            row("coordinator", site, "publish/weights", 40, 40 * MODEL, stage=5),
             row("coordinator", site, "control/round", 54, 54 * 300),
         ]
         if framework == "fcl":
             rows.append(row(site, "coordinator", "release/features", 10, 10 * 263_000))
-            rows.append(row("coordinator", site, "release/features", 40, 40 * 263_000))
+            rows.append(row("coordinator", site, "publish/BankRelay", 40, 40 * 263_000))
     return tuple(rows)
 
 
