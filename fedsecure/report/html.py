@@ -18,7 +18,7 @@ from fedsecure.config import Framework
 from fedsecure.report import figures, wire, words
 from fedsecure.report.pictures import Pictures, Strip, strips, structure_colour
 from fedsecure.report.results import Mode, Representation, Results
-from fedsecure.report.summary import Estimate, Group, differences, means, unit_means
+from fedsecure.report.summary import Estimate, Group, differences, means, site_means
 from fedsecure.report.svg import css
 
 
@@ -116,8 +116,8 @@ def _page(results: Results, pictures: Pictures) -> str:
 
 
 def _dice(results: Results, structures: Sequence[str]) -> list[DiceBlock]:
-    mean, pairs, units = means(results), differences(results), unit_means(results.dice)
-    dots = {group: list(values.values()) for group, values in units.items()}
+    mean, pairs = means(results), differences(results)
+    dots = {group: list(values.values()) for group, values in site_means(results.dice).items()}
 
     def line(mode: Mode, labelled: int, structure: str | None) -> DiceLine:
         groups = {framework: Group(framework, mode, labelled, structure) for framework in results.frameworks}

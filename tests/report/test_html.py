@@ -134,7 +134,7 @@ def test_a_run_that_stopped_early_still_has_a_report(make, tmp_path):
     empty = msgspec.structs.replace(make("fcl"), representation=(), dice=(), traffic=(), rounds=())
     write_report(empty, {}, tmp_path / "report.html")
     text = Page((tmp_path / "report.html").read_text("utf-8")).text
-    for said in ("No round that trains", "No Dice was", "No probe of", "No frame was"):
+    for said in ("No stage of several", "No Dice was", "No probe of", "No frame was"):
         assert said in text
 
 
