@@ -7,6 +7,7 @@ line with a path in it.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
@@ -224,13 +225,14 @@ def merge(first: Results, second: Results) -> Results:
     """Both runs as one, e.g. FCL and FCLOpt, or the same framework under two seeds.
 
     A random start that both trained is the same training and is kept once. Raises SettingsError if the studies
-    differ in more than name, framework, seed and baseline, if a framework and seed stand in both, or if the shared
-    random start came out differently (then the runs are not comparable number by number).
+    differ in more than name, framework, seed, baseline and the sites' weights, if a framework and seed stand in both,
+    or if the shared random start came out differently (then the runs are not comparable number by number).
     """
     common = {msgspec.json.encode(_comparable(study), order="sorted") for study in (*first.studies, *second.studies)}
     if len(common) > 1:
         raise SettingsError(
-            "the two results come from different studies: only name, framework, seed and baseline may differ"
+            "the two results come from different studies: only name, framework, seed, baseline and the sites' weights "
+            "may differ"
         )
     held = {(study.framework, study.seed) for study in first.studies}
     twice = [study for study in second.studies if (study.framework, study.seed) in held]
@@ -250,19 +252,39 @@ def merge(first: Results, second: Results) -> Results:
 
 
 def _comparable(study: StudyRecord) -> dict[str, Any]:
-    return {name: value for name, value in study.settings.items() if name not in _FREE}
+    """What must agree. Of the sites their names: a seed may deal each of them another number of patients."""
+    settings = {name: value for name, value in study.settings.items() if name not in _FREE}
+    return settings | {"sites": [member["name"] for member in study.settings["sites"]]}
 
 
 def _merge_dice(first: tuple[DiceRow, ...], second: tuple[DiceRow, ...]) -> tuple[DiceRow, ...]:
-    rows = {row.key: row for row in first}
-    for row in second:
-        known = rows.setdefault(row.key, row)
-        if known.dice != row.dice:
+    held, other = _random_starts(first), _random_starts(second)
+    shared = held.keys() & other.keys()
+    for cell in sorted(shared):
+        if held[cell] != other[cell]:
+            mode, labelled, seed, site, _ = cell
             raise SettingsError(
-                f"the random start came out differently in the two runs (site {row.site}, N={row.labelled}, "
-                f"seed {row.seed}): run both on the same kind of machine with the same number of threads"
+                f"the random start came out differently in the two runs (site {site}, {mode}, N={labelled}, "
+                f"seed {seed}): run both on the same kind of machine with the same number of threads"
             )
-    return tuple(rows.values())
+    return first + tuple(row for row in second if row.framework is not None or _cell(row) not in shared)
+
+
+_Cell = tuple[Mode, int, int, str, str]
+
+
+def _cell(row: DiceRow) -> _Cell:
+    """Without the patient: each run names patients under a salt of its own."""
+    return row.mode, row.labelled, row.seed, row.site, row.structure
+
+
+def _random_starts(rows: Iterable[DiceRow]) -> dict[_Cell, list[float]]:
+    """The Dice of a random start in each cell, sorted, as patients of two runs cannot be matched by id."""
+    found: dict[_Cell, list[float]] = defaultdict(list)
+    for row in rows:
+        if row.framework is None:
+            found[_cell(row)].append(row.dice)
+    return {cell: sorted(values) for cell, values in found.items()}
 
 
 _T = TypeVar("_T")
