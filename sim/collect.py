@@ -116,6 +116,7 @@ def _site_probes(run: Path, study: Study) -> Iterator[Representation]:
             site=member.name,
             knn_partition_accuracy=measured["knn_partition_accuracy"],
             chance=measured["chance"],
+            untrained=None,
             neighbours=study.neighbours,
             embedding_mean_norm=measured["embedding_mean_norm"],
             slices=int(measured["slices"]),

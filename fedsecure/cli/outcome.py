@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fedsecure.report.results import Results
+from fedsecure.report.results import Representation, Results
 from fedsecure.report.summary import Estimate, Group, differences, means
 from fedsecure.report.wire import PARTS, by_site, has_baseline
 from fedsecure.report.words import size
@@ -16,7 +16,7 @@ def lines(results: Results) -> Iterator[str]:
         if row.probe == "pooled":
             yield (
                 f"{row.framework:7} {row.neighbours}-NN partition accuracy {row.knn_partition_accuracy:.3f} "
-                f"(chance {row.chance:.3f}), norm of the mean embedding {row.embedding_mean_norm:.2f}"
+                f"({_untrained(row)}chance {row.chance:.3f}), norm of the mean embedding {row.embedding_mean_norm:.2f}"
             )
     paired = differences(results)
     for group, dice in sorted(means(results).items(), key=lambda item: _order(item[0])):
@@ -31,6 +31,10 @@ def lines(results: Results) -> Iterator[str]:
             baseline = part == "fine-tuning" and has_baseline(results, framework)
             with_random = ", random start included" if baseline else ""
             yield f"{framework:7} {part}: {size(up)} from the sites, {size(down)} to them{with_random}"
+
+
+def _untrained(row: Representation) -> str:
+    return "" if row.untrained is None else f"untrained {row.untrained:.3f}, "
 
 
 def _order(group: Group) -> tuple[str, int, str]:

@@ -117,7 +117,7 @@ def _dice_point(axes: Any, x: float, arm: Framework | None, found: Estimate, dot
 
 
 def knn_chart(rows: Sequence[Representation]) -> Markup:
-    """k-NN partition accuracy per site and pooled, a marker per framework; a line at chance. Seeds are averaged."""
+    """k-NN partition accuracy per site and pooled, a marker per framework; before training, and at chance, a line. Seeds averaged."""
     with style():
         places = [*sorted({row.site for row in rows if row.site is not None})]
         pooled = any(row.site is None for row in rows)
@@ -126,13 +126,19 @@ def knn_chart(rows: Sequence[Representation]) -> Markup:
         axes = fig.subplots()
         found: dict[tuple[Framework, str | None], list[float]] = defaultdict(list)
         chance: dict[str | None, list[float]] = defaultdict(list)
+        untrained: dict[str | None, list[float]] = defaultdict(list)
         for row in rows:
             found[row.framework, row.site].append(row.knn_partition_accuracy)
             chance[row.site].append(row.chance)
+            if row.untrained is not None:
+                untrained[row.site].append(row.untrained)
         order: list[str | None] = [*places, *([None] if pooled else [])]
         axes.plot(
             [fmean(chance[site]) for site in order], range(len(order)), "|", color=INK, ms=12, mew=2, label="chance"
         )
+        if untrained:
+            before = [(fmean(values), order.index(site)) for site, values in untrained.items()]
+            axes.plot(*zip(*before, strict=True), "x", color=INK, ms=7, mew=2, label="untrained")
         for framework in ("fcl", "fclopt"):
             points = [(fmean(v), order.index(site)) for (arm, site), v in found.items() if arm == framework]
             if points:
@@ -145,6 +151,7 @@ def knn_chart(rows: Sequence[Representation]) -> Markup:
         axes.grid(visible=True, axis="x")
         _legend(fig)
         said = "; ".join(f"{NAMES[arm]} {site or 'pooled'} {fmean(v):.2f}" for (arm, site), v in found.items())
+        said += "".join(f"; untrained {site or 'pooled'} {fmean(v):.2f}" for site, v in untrained.items())
         return render(fig, f"k-NN partition accuracy: {said}. Chance is {fmean(map(fmean, chance.values())):.2f}.")
 
 

@@ -69,6 +69,7 @@ class KnnLine:
     probe: str
     accuracy: float
     chance: float
+    untrained: float | None
     norm: float
     neighbours: int
 
@@ -149,7 +150,9 @@ def _knn(rows: Sequence[Representation]) -> list[KnnLine]:
                 *((row.knn_partition_accuracy, row.chance, row.embedding_mean_norm) for row in own), strict=True
             )
         )
-        lines.append(KnnLine(framework, probe, accuracy, chance, norm, own[0].neighbours))
+        before = [row.untrained for row in own if row.untrained is not None]
+        untrained = fmean(before) if before else None
+        lines.append(KnnLine(framework, probe, accuracy, chance, untrained, norm, own[0].neighbours))
     return lines
 
 

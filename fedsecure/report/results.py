@@ -88,6 +88,7 @@ class Representation(_Row, frozen=True, kw_only=True):
     site: str | None  # None if pooled
     knn_partition_accuracy: Share
     chance: Share  # accuracy of always naming the commonest partition of these slices
+    untrained: Share | None  # accuracy of the encoder that pre-training started from; None where not measured
     neighbours: Positive
     embedding_mean_norm: Share  # norm of the mean unit embedding: 1 is collapse
     slices: Positive

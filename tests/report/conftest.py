@@ -72,6 +72,7 @@ def _representation(
             site=site,
             knn_partition_accuracy=float(base + rng.normal(0, 0.04)),
             chance=0.27,
+            untrained=0.41 if site is None else None,
             neighbours=15,
             embedding_mean_norm=float(0.2 + 0.1 * rng.random()),
             slices=120,

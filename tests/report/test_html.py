@@ -111,6 +111,20 @@ def test_numbers_of_the_summary_stand_in_the_table(make, tmp_path):
     assert "1 hospital (“sites”: north)" in text
 
 
+def test_the_probe_is_compared_with_the_untrained_encoder(make, tmp_path):
+    results = make("fcl")
+    rows = tuple(
+        msgspec.structs.replace(row, knn_partition_accuracy=0.625, embedding_mean_norm=0.25)
+        for row in results.representation
+    )
+    write_report(msgspec.structs.replace(results, representation=rows), {}, tmp_path / "report.html")
+    page = Page((tmp_path / "report.html").read_text("utf-8"))
+    assert "right for 62 % (untrained 41 %, chance 27 %)" in page.text
+    assert "each site, then their mean 0.625 not measured 0.270 0.250" in page.text
+    assert "all sites, pooled simulation only 0.625 0.410 0.270 0.250" in page.text
+    assert any("untrained pooled 0.41" in alt for alt in page.values("aria-label"))
+
+
 def test_fclopt_alone_speaks_of_no_features(make, tmp_path):
     write_report(make("fclopt"), {}, tmp_path / "report.html")
     text = Page((tmp_path / "report.html").read_text("utf-8")).text
