@@ -115,7 +115,7 @@ def _one(run: Path, asked: Plan, framework: Framework, cache: Path, transport: T
     told("measuring the shared encoder over all sites")
     merge_metrics(run, study)
     keep_models(run, study)
-    results = collect(run, study, provenance_of(arguments, started, monotonic() - clock))
+    results = collect(run, study, asked.world, provenance_of(arguments, started, monotonic() - clock))
     results_file.save(results, run / "results.json")
     return results
 

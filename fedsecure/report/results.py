@@ -55,6 +55,15 @@ class StudyRecord(_Row, frozen=True, kw_only=True):
         )
 
 
+class WorldRecord(_Row, frozen=True, kw_only=True):
+    """Whose images they were. `partition` tells how one data set was dealt to the sites; None if each has its own."""
+
+    kind: Literal["phantom", "acdc", "msd", "folder", "dicom"]
+    partition: Literal["group", "random", "dirichlet"] | None
+    sites: Positive
+    phantom_patients: Positive | None  # of each site; None if they are no phantoms
+
+
 class Machine(_Row, frozen=True, kw_only=True):
     """Model and kind, not identity: no host name."""
 
@@ -159,6 +168,7 @@ class Results(_Row, frozen=True, kw_only=True):
     """All of `results.json`. `simulation_only` lists what a pilot would not have; empty if this was a pilot."""
 
     format: Literal[1] = FORMAT
+    world: WorldRecord
     studies: tuple[StudyRecord, ...]
     runs: tuple[Provenance, ...]
     representation: tuple[Representation, ...]
@@ -226,9 +236,12 @@ def merge(first: Results, second: Results) -> Results:
     """Both runs as one, e.g. FCL and FCLOpt, or the same framework under two seeds.
 
     A random start that both trained is the same training and is kept once. Raises SettingsError if the studies
-    differ in more than name, framework, seed, baseline and the sites' weights, if a framework and seed stand in both,
-    or if the shared random start came out differently (then the runs are not comparable number by number).
+    differ in more than name, framework, seed, baseline and the sites' weights, if their patients are of different
+    worlds, if a framework and seed stand in both, or if the shared random start came out differently (then the runs
+    are not comparable number by number).
     """
+    if first.world != second.world:
+        raise SettingsError("the two results come from different worlds: other data, another partition or other sites")
     common = {msgspec.json.encode(_comparable(study), order="sorted") for study in (*first.studies, *second.studies)}
     if len(common) > 1:
         raise SettingsError(
@@ -240,6 +253,7 @@ def merge(first: Results, second: Results) -> Results:
     if twice:
         raise SettingsError(f"both results hold {twice[0].framework} with seed {twice[0].seed}; merge different runs")
     return Results(
+        world=first.world,
         studies=first.studies + second.studies,
         runs=first.runs + second.runs,
         representation=first.representation + second.representation,

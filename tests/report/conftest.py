@@ -20,6 +20,7 @@ from fedsecure.report.results import (
     RoundRow,
     StudyRecord,
     TrafficRow,
+    WorldRecord,
 )
 
 SITES = tuple(f"hospital-{letter}" for letter in "abcde")
@@ -38,6 +39,7 @@ def make_results(framework: Framework = "fcl", seed: int = 0, sites: tuple[str, 
     study = make_study(framework, seed, sites)
     rng = np.random.default_rng([seed, framework == "fcl"])
     return Results(
+        world=WorldRecord(kind="acdc", partition="random", sites=len(sites), phantom_patients=None),
         studies=(StudyRecord.of(study),),
         runs=(_provenance(framework),),
         representation=_representation(framework, seed, sites, rng),

@@ -29,7 +29,7 @@ def test_the_same_results_are_the_same_bytes(make, tmp_path):
     save(load(tmp_path / "a.json"), tmp_path / "b.json")
     raw = (tmp_path / "a.json").read_bytes()
     assert raw == (tmp_path / "b.json").read_bytes()
-    assert raw.startswith(b'{\n  "format": 1,\n  "studies": [\n')
+    assert raw.startswith(b'{\n  "format": 1,\n  "world": {\n')
     assert list(json.loads(raw)) == list(Results.__struct_fields__)
 
 
@@ -106,8 +106,13 @@ def test_runs_that_do_not_belong_together_do_not_merge(make):
     first, second = make("fcl"), make("fclopt")
     with pytest.raises(SettingsError, match="hold fcl with seed 0"):
         merge(first, first)
+    fewer = make("fclopt", sites=("hospital-a", "hospital-b"))
     with pytest.raises(SettingsError, match="different studies"):
-        merge(first, make("fclopt", sites=("hospital-a", "hospital-b")))
+        merge(first, msgspec.structs.replace(fewer, world=first.world))
+    for changed in ({"kind": "phantom"}, {"partition": "group"}, {"sites": 6}, {"phantom_patients": 8}):
+        world = msgspec.structs.replace(first.world, **changed)
+        with pytest.raises(SettingsError, match="different worlds"):
+            merge(first, msgspec.structs.replace(second, world=world))
 
 
 def resalted(results: Results, **changes: float) -> Results:
