@@ -45,4 +45,5 @@ def _against(difference: Estimate | None) -> str:
     if difference is None:
         return ""
     interval = "" if difference.low is None else f" [{difference.low:+.3f}, {difference.high:+.3f}]"
-    return f"   against random {difference.mean:+.3f}{interval}: {difference.verdict} ({difference.n} pairs)"
+    pairs = "1 pair" if difference.n == 1 else f"{difference.n} pairs"
+    return f"   against random {difference.mean:+.3f}{interval}: {difference.verdict} ({pairs})"

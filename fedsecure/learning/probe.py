@@ -1,8 +1,8 @@
 """What pre-training has learnt, without a label: k-NN partition accuracy on held-out patients.
 
 A slice of a held-out patient is given the majority partition of its nearest training slices in the encoder's feature
-space. Features that tell anatomy along z do well, collapsed ones stay at chance. An untrained encoder is well above chance
-already, as slices that look alike often lie at the same height: what training adds is the difference from that.
+space. Features that tell anatomy along z do well, collapsed ones stay at chance. An untrained encoder is well above
+chance already, as slices that look alike often lie at the same height: what training adds is the difference from it.
 """
 
 from __future__ import annotations

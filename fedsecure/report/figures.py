@@ -117,7 +117,10 @@ def _dice_point(axes: Any, x: float, arm: Framework | None, found: Estimate, dot
 
 
 def knn_chart(rows: Sequence[Representation]) -> Markup:
-    """k-NN partition accuracy per site and pooled, a marker per framework; before training, and at chance, a line. Seeds averaged."""
+    """k-NN partition accuracy per site and pooled, a marker per framework, one for the untrained; a line at chance.
+
+    Seeds are averaged.
+    """
     with style():
         places = [*sorted({row.site for row in rows if row.site is not None})]
         pooled = any(row.site is None for row in rows)

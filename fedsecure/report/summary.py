@@ -4,8 +4,8 @@ A site's Dice is the mean over its held-out patients, so that a site with many p
 labelled patients are drawn anew for each site and seed, and both starts get the same ones: pairing by (mode, N, seed,
 site) takes that draw, the largest source of spread, out of the difference.
 
-What is counted, the unit, is one training. Local fine-tuning trains one network a site: the unit is a site under a seed.
-Federated fine-tuning trains one network for all: its sites are averaged first, and the unit is the seed.
+What is counted, the unit, is one training. Local fine-tuning trains one network a site: the unit is a site under a
+seed. Federated fine-tuning trains one network for all: its sites are averaged first, and the unit is the seed.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ from typing import Final, Literal
 from fedsecure.config import Framework
 from fedsecure.report.results import Results, TrafficRow
 
-
 # Fine-tuning costs the same whatever the framework, and only the run that has the random start pays for that too: what
 # frameworks are compared by is pre-training, which is a study's first stage (plan.schedule).
 Part = Literal["pre-training", "fine-tuning"]
