@@ -120,7 +120,7 @@ def test_the_probe_is_compared_with_the_untrained_encoder(make, tmp_path):
     write_report(msgspec.structs.replace(results, representation=rows), {}, tmp_path / "report.html")
     page = Page((tmp_path / "report.html").read_text("utf-8"))
     assert "right for 62 % (untrained 41 %, chance 27 %)" in page.text
-    assert "each site, then their mean 0.625 not measured 0.270 0.250" in page.text
+    assert "each site, then their mean 0.625 – 0.270 0.250" in page.text
     assert "all sites, pooled simulation only 0.625 0.410 0.270 0.250" in page.text
     assert any("untrained pooled 0.41" in alt for alt in page.values("aria-label"))
 
