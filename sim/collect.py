@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -31,17 +32,19 @@ from fedsecure.report.results import (
     RoundRow,
     StudyRecord,
     TrafficRow,
+    WorldRecord,
 )
 from protocols.messages import Kind
 from sim.federation import read_metrics
 from sim.probe import pooled_probe
-from sim.world import coordinator_folder, site_folder
+from sim.world import World, coordinator_folder, site_folder
 
 
-def collect(run: Path, study: Study, provenance: Provenance) -> Results:
+def collect(run: Path, study: Study, world: World, provenance: Provenance) -> Results:
     """All rows of one finished federation."""
     model = (coordinator_folder(run) / _last_model(0, schedule(study)[0])).read_bytes()
     return Results(
+        world=world_record(world),
         studies=(StudyRecord.of(study),),
         runs=(provenance,),
         representation=(*_site_probes(run, study), pooled_probe(run, study, model)),
@@ -50,6 +53,15 @@ def collect(run: Path, study: Study, provenance: Provenance) -> Results:
         rounds=tuple(_rounds(run, study)),
         simulation_only=SIMULATED,
     )
+
+
+def world_record(world: World) -> WorldRecord:
+    """What the report says of the hospitals' data: its kind, never its path."""
+    if world.source is None:
+        return WorldRecord(kind="phantom", partition=None, sites=world.sites, phantom_patients=world.phantom_patients)
+    kind, _, _ = world.source.partition(":")
+    record = {"kind": kind, "partition": world.scheme, "sites": world.sites, "phantom_patients": None}
+    return msgspec.convert(record, WorldRecord)
 
 
 def merge_metrics(run: Path, study: Study) -> None:
@@ -116,6 +128,7 @@ def _site_probes(run: Path, study: Study) -> Iterator[Representation]:
             site=member.name,
             knn_partition_accuracy=measured["knn_partition_accuracy"],
             chance=measured["chance"],
+            untrained=None,
             neighbours=study.neighbours,
             embedding_mean_norm=measured["embedding_mean_norm"],
             slices=int(measured["slices"]),
@@ -148,13 +161,14 @@ def _dice(run: Path, study: Study) -> Iterator[DiceRow]:
 
 
 def _traffic(run: Path, study: Study) -> Iterator[TrafficRow]:
+    stages = schedule(study)
     for name, folder in _nodes(run, study):
-        totals: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+        totals: dict[tuple[int, str, str, str], list[int]] = defaultdict(list)
         store = Store(folder)
         for row in store.sent():
-            totals[row.peer, row.kind, row.flow].append(row.size)
+            totals[row.stage, row.peer, row.kind, row.flow].append(row.size)
         store.close()
-        for (peer, kind, flow), sizes in sorted(totals.items()):
+        for (stage, peer, kind, flow), sizes in sorted(totals.items()):
             yield TrafficRow(
                 framework=study.framework,
                 seed=study.seed,
@@ -163,6 +177,8 @@ def _traffic(run: Path, study: Study) -> Iterator[TrafficRow]:
                 direction="down" if name == COORDINATOR else "up",
                 kind=Kind(kind).value,
                 flow=flow,
+                name=stages[stage].name,
+                stage=stage,
                 messages=len(sizes),
                 bytes=sum(sizes),
             )

@@ -25,10 +25,12 @@ def pooled_cohort(run: Path, study: Study) -> Cohort:
 
 
 def pooled_probe(run: Path, study: Study, model: bytes) -> Representation:
-    """The released pre-training `model` probed over all sites' patients at once."""
-    from fedsecure.learning.pretrain import probe_model
+    """The released pre-training `model` probed over all sites' patients at once, and the one that all started from."""
+    from fedsecure.learning.pretrain import initial, probe_model
 
-    result = probe_model(study, unpack_model(model), pooled_cohort(run, study), "cpu")
+    cohort = pooled_cohort(run, study)
+    result = probe_model(study, unpack_model(model), cohort, "cpu")
+    untrained = probe_model(study, initial(study), cohort, "cpu")
     return Representation(
         framework=study.framework,
         seed=study.seed,
@@ -36,6 +38,7 @@ def pooled_probe(run: Path, study: Study, model: bytes) -> Representation:
         site=None,
         knn_partition_accuracy=result.accuracy,
         chance=result.chance,
+        untrained=untrained.accuracy,
         neighbours=study.neighbours,
         embedding_mean_norm=result.mean_norm,
         slices=result.slices,

@@ -1,6 +1,7 @@
 """A run: one or both frameworks over one world, from configuration to report, and on again where it stopped.
 
 RUN/config.json                       what was asked for, resolved
+RUN/clock.json                        first command and start, and seconds over all sittings; one for each framework
 RUN/results.json, RUN/report.html     both frameworks side by side
 RUN/metrics.jsonl, *.safetensors, coordinator/, sites/     of one framework; with two, under RUN/fcl and RUN/fclopt
 """
@@ -8,8 +9,8 @@ RUN/metrics.jsonl, *.safetensors, coordinator/, sites/     of one framework; wit
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from functools import reduce
 from pathlib import Path
@@ -26,12 +27,15 @@ from fedsecure.node.store import write_atomic
 from fedsecure.progress import Progress
 from fedsecure.report import results as results_file
 from fedsecure.report.provenance import collect as provenance_of
+from fedsecure.report.provenance import redacted
 from fedsecure.report.results import Results
+from fedsecure.report.svg import require_matplotlib
 from sim.collect import collect, keep_models, merge_metrics, pictures
 from sim.federation import Transport, federate, finished
 from sim.world import World, build, coordinator_folder
 
 CONFIG: Final = "config.json"
+CLOCK: Final = "clock.json"
 
 
 class Display(Protocol):
@@ -41,6 +45,14 @@ class Display(Protocol):
 
 
 Displays = Callable[[Study], AbstractContextManager[Display]]
+
+
+class Clock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One framework's run over all sittings, so that a resumed run is not taken for its last part."""
+
+    command: str  # the first one, redacted
+    started: datetime
+    seconds: float = 0.0
 
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -86,7 +98,11 @@ def open_run(out: Path, wanted: Plan | None, resume: bool) -> Plan:
 
 def simulate(out: Path, asked: Plan, cache: Path, transport: Transport, displays: Displays, told: Callable[[str], None],
              arguments: list[str]) -> Results:  # fmt: skip
-    """Run what `open_run` gave, framework by framework, and write results and report. Raises as `federate` does."""
+    """Run what `open_run` gave, framework by framework, and write results and report.
+
+    Raises as `federate` does, and SettingsError at once, not after training, if the report could not be drawn.
+    """
+    require_matplotlib()
     each = []
     shown: dict[str, npt.NDArray[np.uint8]] = {}
     for framework in asked.frameworks:
@@ -106,18 +122,38 @@ def _one(run: Path, asked: Plan, framework: Framework, cache: Path, transport: T
          told: Callable[[str], None], arguments: list[str]) -> Results:  # fmt: skip
     if (run / "results.json").is_file() and finished(run):
         return results_file.load(run / "results.json")
-    started, clock = datetime.now(UTC), monotonic()
-    study = _laid_out(run, asked, framework, cache, told)
-    if not finished(run):
-        told("starting the nodes")
-        with displays(study) as display:
-            federate(run, study, transport, display.on)
-    told("measuring the shared encoder over all sites")
-    merge_metrics(run, study)
-    keep_models(run, study)
-    results = collect(run, study, provenance_of(arguments, started, monotonic() - clock))
+    with timed(run, arguments):
+        study = _laid_out(run, asked, framework, cache, told)
+        if not finished(run):
+            told("starting the nodes")
+            with displays(study) as display:
+                federate(run, study, transport, display.on)
+        told("measuring the shared encoder over all sites")
+        merge_metrics(run, study)
+        keep_models(run, study)
+    clock = msgspec.json.decode((run / CLOCK).read_bytes(), type=Clock)
+    provenance = provenance_of(clock.command, clock.started, clock.seconds)
+    results = collect(run, study, asked.world, provenance)
     results_file.save(results, run / "results.json")
     return results
+
+
+@contextmanager
+def timed(run: Path, arguments: list[str]) -> Iterator[None]:
+    """Keep the run's first command and start, and add this sitting's wall time however it ends, short of a kill."""
+    path = run / CLOCK
+    if path.is_file():
+        clock = msgspec.json.decode(path.read_bytes(), type=Clock)
+    else:
+        clock = Clock(redacted(arguments), datetime.now(UTC))
+        run.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, msgspec.json.encode(clock))
+    began = monotonic()
+    try:
+        yield
+    finally:
+        sat = msgspec.structs.replace(clock, seconds=clock.seconds + monotonic() - began)
+        write_atomic(path, msgspec.json.encode(sat))
 
 
 def _laid_out(run: Path, asked: Plan, framework: Framework, cache: Path, told: Callable[[str], None]) -> Study:

@@ -17,8 +17,8 @@ def bench() -> None:
 
 @app.command()
 def train(
-    seconds: Annotated[float, typer.Option(help="How long to measure, in all.")] = 60.0,
-    threads: Annotated[int, typer.Option(help="Torch threads of the process.")] = 1,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long to measure, in all.")] = 60.0,
+    threads: Annotated[int, typer.Option(min=1, help="Torch threads of the process.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Training steps of both frameworks beside a bare PyTorch loop, in slices a second."""

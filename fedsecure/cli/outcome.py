@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fedsecure.report.results import Results
+from fedsecure.report.results import Representation, Results
 from fedsecure.report.summary import Estimate, Group, differences, means
+from fedsecure.report.wire import PARTS, by_site, has_baseline
 from fedsecure.report.words import size
 
 
@@ -15,7 +16,7 @@ def lines(results: Results) -> Iterator[str]:
         if row.probe == "pooled":
             yield (
                 f"{row.framework:7} {row.neighbours}-NN partition accuracy {row.knn_partition_accuracy:.3f} "
-                f"(chance {row.chance:.3f}), norm of the mean embedding {row.embedding_mean_norm:.2f}"
+                f"({_untrained(row)}chance {row.chance:.3f}), norm of the mean embedding {row.embedding_mean_norm:.2f}"
             )
     paired = differences(results)
     for group, dice in sorted(means(results).items(), key=lambda item: _order(item[0])):
@@ -23,10 +24,17 @@ def lines(results: Results) -> Iterator[str]:
             yield f"Dice, {group.mode}, N={group.labelled}: {group.framework or 'random':7} {dice.mean:.3f}" + _against(
                 paired.get(group)
             )
-    for framework in results.frameworks:
-        sent = {way: sum(row.bytes for row in results.traffic if (row.framework, row.direction) == (framework, way))
-                for way in ("up", "down")}  # fmt: skip
-        yield f"{framework:7} {size(sent['up'])} from the sites, {size(sent['down'])} to them"
+    for part in PARTS:
+        for framework in results.frameworks:
+            sites = by_site(results, framework, part)
+            up, down = sum(site.up for site in sites), sum(site.down for site in sites)
+            baseline = part == "fine-tuning" and has_baseline(results, framework)
+            with_random = ", random start included" if baseline else ""
+            yield f"{framework:7} {part}: {size(up)} from the sites, {size(down)} to them{with_random}"
+
+
+def _untrained(row: Representation) -> str:
+    return "" if row.untrained is None else f"untrained {row.untrained:.3f}, "
 
 
 def _order(group: Group) -> tuple[str, int, str]:
@@ -37,4 +45,5 @@ def _against(difference: Estimate | None) -> str:
     if difference is None:
         return ""
     interval = "" if difference.low is None else f" [{difference.low:+.3f}, {difference.high:+.3f}]"
-    return f"   against random {difference.mean:+.3f}{interval}: {difference.verdict} ({difference.n} pairs)"
+    pairs = "1 pair" if difference.n == 1 else f"{difference.n} pairs"
+    return f"   against random {difference.mean:+.3f}{interval}: {difference.verdict} ({pairs})"

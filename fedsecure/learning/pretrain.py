@@ -95,7 +95,7 @@ def probe_model(study: Study, model: Tensors, cohort: Cohort, device: str) -> Pr
     load_tensors(branch, {name: value for name, value in model.items() if not name.startswith((TARGET, "predictor."))})
     return partition_probe(
         lambda images: pooled(branch.encoder(images)),
-        branch,
+        branch.projector,
         cohort.train,
         cohort.held_out,
         neighbours=study.neighbours,

@@ -35,17 +35,17 @@ class LossChart:
 
 
 def loss_charts(results: Results) -> tuple[LossChart, ...]:
-    """One chart per framework and stage that trained: a line per site and their mean. Seeds are averaged."""
+    """One chart per framework and stage of several rounds: a line per site and their mean. Seeds are averaged."""
     curves: dict[tuple[Framework, int, str], dict[str, dict[int, list[float]]]] = defaultdict(
         lambda: defaultdict(lambda: defaultdict(list))
     )
     for row in results.rounds:
         if row.loss is not None:
             curves[row.framework, row.stage, row.name][row.node][row.round].append(row.loss)
+    drawn = [(stage, sites) for stage, sites in sorted(curves.items()) if len(set().union(*sites.values())) > 1]
     with style():
         return tuple(
-            LossChart(framework, name, _losses(framework, name, sites))
-            for (framework, _, name), sites in sorted(curves.items())
+            LossChart(framework, name, _losses(framework, name, sites)) for (framework, _, name), sites in drawn
         )
 
 
@@ -74,7 +74,7 @@ def _losses(framework: Framework, stage: str, sites: Mapping[str, Mapping[int, S
     )
 
 
-def dice_chart(mode: Mode, means: Mapping[Group, Estimate], units: Mapping[Group, Sequence[float]]) -> Markup:
+def dice_chart(mode: Mode, means: Mapping[Group, Estimate], dots: Mapping[Group, Sequence[float]]) -> Markup:
     """Mean Dice over structures by N: each start's mean with 95 % interval, and every site behind it as a dot."""
     with style():
         fig = figure(WIDTH, 2.9)
@@ -86,12 +86,12 @@ def dice_chart(mode: Mode, means: Mapping[Group, Estimate], units: Mapping[Group
             axes.plot([], [], MARKERS[arm], color=COLOURS[arm], label=NAMES[arm])
             offset = (i - (len(arms) - 1) / 2) * 0.22
             for group in (group for group in groups if group.framework == arm):
-                _dice_point(axes, labelled.index(group.labelled) + offset, arm, means[group], units[group])
+                _dice_point(axes, labelled.index(group.labelled) + offset, arm, means[group], dots[group])
         axes.set_xticks(range(len(labelled)), [str(n) for n in labelled])
         axes.set(
             xlabel="N, labelled patients per site",
             ylabel="Dice",
-            ylim=_span(units, groups),
+            ylim=_span(means, dots, groups),
             xlim=(-0.6, len(labelled) - 0.4),
         )
         _legend(fig)
@@ -99,9 +99,12 @@ def dice_chart(mode: Mode, means: Mapping[Group, Estimate], units: Mapping[Group
         return render(fig, f"Mean Dice over structures, {mode} fine-tuning: {said}.")
 
 
-def _span(units: Mapping[Group, Sequence[float]], groups: Sequence[Group]) -> tuple[float, float]:
-    """Whole tenths of Dice around every site's value."""
-    values = [value for group in groups for value in units[group]]
+def _span(
+    means: Mapping[Group, Estimate], dots: Mapping[Group, Sequence[float]], groups: Sequence[Group]
+) -> tuple[float, float]:
+    """Whole tenths of Dice around every site's value and every interval."""
+    values = [value for group in groups for value in dots[group]]
+    values += [end for group in groups for end in (means[group].low, means[group].high) if end is not None]
     return max(0.0, floor(10 * min(values) - 0.5) / 10), min(1.0, ceil(10 * max(values) + 0.5) / 10)
 
 
@@ -114,7 +117,10 @@ def _dice_point(axes: Any, x: float, arm: Framework | None, found: Estimate, dot
 
 
 def knn_chart(rows: Sequence[Representation]) -> Markup:
-    """k-NN partition accuracy per site and pooled, a marker per framework; a line at chance. Seeds are averaged."""
+    """k-NN partition accuracy per site and pooled, a marker per framework, one for the untrained; a line at chance.
+
+    Seeds are averaged.
+    """
     with style():
         places = [*sorted({row.site for row in rows if row.site is not None})]
         pooled = any(row.site is None for row in rows)
@@ -123,13 +129,19 @@ def knn_chart(rows: Sequence[Representation]) -> Markup:
         axes = fig.subplots()
         found: dict[tuple[Framework, str | None], list[float]] = defaultdict(list)
         chance: dict[str | None, list[float]] = defaultdict(list)
+        untrained: dict[str | None, list[float]] = defaultdict(list)
         for row in rows:
             found[row.framework, row.site].append(row.knn_partition_accuracy)
             chance[row.site].append(row.chance)
+            if row.untrained is not None:
+                untrained[row.site].append(row.untrained)
         order: list[str | None] = [*places, *([None] if pooled else [])]
         axes.plot(
             [fmean(chance[site]) for site in order], range(len(order)), "|", color=INK, ms=12, mew=2, label="chance"
         )
+        if untrained:
+            before = [(fmean(values), order.index(site)) for site, values in untrained.items()]
+            axes.plot(*zip(*before, strict=True), "x", color=INK, ms=7, mew=2, label="untrained")
         for framework in ("fcl", "fclopt"):
             points = [(fmean(v), order.index(site)) for (arm, site), v in found.items() if arm == framework]
             if points:
@@ -142,6 +154,7 @@ def knn_chart(rows: Sequence[Representation]) -> Markup:
         axes.grid(visible=True, axis="x")
         _legend(fig)
         said = "; ".join(f"{NAMES[arm]} {site or 'pooled'} {fmean(v):.2f}" for (arm, site), v in found.items())
+        said += "".join(f"; untrained {site or 'pooled'} {fmean(v):.2f}" for site, v in untrained.items())
         return render(fig, f"k-NN partition accuracy: {said}. Chance is {fmean(map(fmean, chance.values())):.2f}.")
 
 

@@ -18,7 +18,7 @@ from fedsecure.config import Framework
 from fedsecure.report import figures, wire, words
 from fedsecure.report.pictures import Pictures, Strip, strips, structure_colour
 from fedsecure.report.results import Mode, Representation, Results
-from fedsecure.report.summary import Estimate, Group, differences, means, unit_means
+from fedsecure.report.summary import Estimate, Group, differences, means, site_means
 from fedsecure.report.svg import css
 
 
@@ -41,15 +41,24 @@ class DiceBlock:
 
 
 @dataclass(frozen=True, slots=True)
-class WireBlock:
-    framework: Framework
+class WirePart:
+    """Pre-training or fine-tuning, with `note` what else is in it."""
+
+    name: wire.Part
+    note: str
     kinds: tuple[wire.KindTotal, ...]
     sites: tuple[wire.SiteTotal, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WireBlock:
+    framework: Framework
+    parts: tuple[WirePart, ...]
     chart: Markup | None
 
     @property
     def features(self) -> bool:
-        return any(total.flow == "features" for total in self.kinds)
+        return any(total.flow == "features" for part in self.parts for total in part.kinds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +69,7 @@ class KnnLine:
     probe: str
     accuracy: float
     chance: float
+    untrained: float | None
     norm: float
     neighbours: int
 
@@ -107,8 +117,8 @@ def _page(results: Results, pictures: Pictures) -> str:
 
 
 def _dice(results: Results, structures: Sequence[str]) -> list[DiceBlock]:
-    mean, pairs, units = means(results), differences(results), unit_means(results.dice)
-    dots = {group: list(values.values()) for group, values in units.items()}
+    mean, pairs = means(results), differences(results)
+    dots = {group: list(values.values()) for group, values in site_means(results.dice).items()}
 
     def line(mode: Mode, labelled: int, structure: str | None) -> DiceLine:
         groups = {framework: Group(framework, mode, labelled, structure) for framework in results.frameworks}
@@ -140,15 +150,23 @@ def _knn(rows: Sequence[Representation]) -> list[KnnLine]:
                 *((row.knn_partition_accuracy, row.chance, row.embedding_mean_norm) for row in own), strict=True
             )
         )
-        lines.append(KnnLine(framework, probe, accuracy, chance, norm, own[0].neighbours))
+        before = [row.untrained for row in own if row.untrained is not None]
+        untrained = fmean(before) if before else None
+        lines.append(KnnLine(framework, probe, accuracy, chance, untrained, norm, own[0].neighbours))
     return lines
 
 
 def _wire(results: Results, framework: Framework) -> WireBlock:
     rows = [row for row in results.rounds if row.framework == framework]
-    sites = wire.by_site(results, framework)
-    chart = figures.bytes_chart(framework, rows, frozenset(total.site for total in sites)) if rows else None
-    return WireBlock(framework, wire.by_kind(results, framework), sites, chart)
+    sites = frozenset(member["name"] for member in results.studies[0].settings["sites"])
+    chart = figures.bytes_chart(framework, rows, sites) if rows else None
+    parts = []
+    for name in wire.PARTS:
+        baseline = name == "fine-tuning" and wire.has_baseline(results, framework)
+        note = ", the random start's included" if baseline else ""
+        kinds, totals = wire.by_kind(results, framework, name), wire.by_site(results, framework, name)
+        parts.append(WirePart(name, note, kinds, totals))
+    return WireBlock(framework, tuple(parts), chart)
 
 
 def _columns(drawn: Sequence[Strip]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Example slices with contours: the truth, and what each start made of it, side by side."""
+"""Example slices with contours: the reference, and what each start made of it, side by side."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Case(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """The pictures of one case: the truth first, then one per start, each an SVG element."""
+    """The pictures of one case: the reference first, then one per start, each an SVG element."""
 
     case: Case
     columns: tuple[str, ...]
@@ -93,13 +93,13 @@ def _strip(case: Case, parts: _Parts, structures: Sequence[str]) -> Strip:
     arms = [arm for arm in NAMES if arm in parts]
     where = f"{case.site}, {case.mode} fine-tuning, N={case.labelled}"
     truth = parts[arms[0]]
-    svgs = [_overlay(truth["image"], truth["label"], None, structures, f"Truth: slice {case.k} of {where}.")]
+    svgs = [_overlay(truth["image"], truth["label"], None, structures, f"Reference: slice {case.k} of {where}.")]
     for arm in arms:
         seen = parts[arm]
         scores = "; ".join(_score(seen, i + 1, name) for i, name in enumerate(structures))
-        alt = f"Prediction from {NAMES[arm]} over the dashed truth: slice {case.k} of {where}. Dice here: {scores}."
+        alt = f"Prediction from {NAMES[arm]} over the dashed reference: slice {case.k} of {where}. Dice here: {scores}."
         svgs.append(_overlay(seen["image"], seen["prediction"], seen["label"], structures, alt))
-    return Strip(case, ("truth", *(NAMES[arm] for arm in arms)), tuple(svgs))
+    return Strip(case, ("reference", *(NAMES[arm] for arm in arms)), tuple(svgs))
 
 
 def _score(seen: Mapping[str, npt.NDArray[np.uint8]], value: int, name: str) -> str:

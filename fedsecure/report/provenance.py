@@ -15,22 +15,48 @@ from typing import Final
 from fedsecure.report.results import Machine, Provenance
 
 _LIBRARIES: Final = ("torch", "monai", "numpy", "scipy", "nibabel", "pydicom", "cryptography", "pyzmq", "msgspec")
-# "acdc:/data/x" -> "acdc:<path>", "--out=runs/x" -> "--out=<path>". A source is hidden even without a separator in it:
-# a folder of DICOM files is often named after a patient.
-_PATH: Final = re.compile(r"(?P<source>\b(?:acdc|msd|folder|dicom):).+|[^=:]*[/\\].*", re.DOTALL)
+# What may be shown. A value is taken for a path or a patient's name unless it is known to be neither.
+_COMMANDS: Final = frozenset({"demo", "simulate"})
+_SHOWN: Final = frozenset({"--framework", "--sites", "--partition", "--seed", "--transport", "--patients"})
+_FLAGS: Final = frozenset({"--resume", "--quiet"})
+_HIDDEN: Final = frozenset({"--data", "--out", "--cache"})
+_SOURCE: Final = re.compile(r"(acdc|msd|folder|dicom):")
+_WITHHELD: Final = "<...>"
 
 
 def redacted(arguments: Sequence[str]) -> str:
-    """The command line as one string, each path (and address) in it replaced by `<path>`."""
+    """The command line as one string with every value `<...>` but those that cannot name a person or a place.
+
+    Of --data the kind of source stays. An option that is not known here is withheld, name and all.
+    """
     program, *rest = arguments
-    hidden = (_PATH.sub(lambda found: (found["source"] or "") + "<path>", argument) for argument in rest)
-    return " ".join([re.split(r"[/\\]", program)[-1], *hidden])
+    shown = [re.split(r"[/\\]", program)[-1]]
+    if rest and rest[0] in _COMMANDS:
+        shown.append(rest.pop(0))
+    words = iter(rest)
+    for word in words:
+        option, joined, value = word.partition("=")
+        if option in _FLAGS and not joined:
+            shown.append(option)
+        elif option in _SHOWN | _HIDDEN:
+            glue = joined or " "
+            shown.append(f"{option}{glue}{_value(option, value if joined else next(words, ''))}")
+        else:
+            shown.append(_WITHHELD)
+    return " ".join(shown)
 
 
-def collect(arguments: Sequence[str], started: datetime, seconds: float) -> Provenance:
-    """The provenance of this process. `started` carries a time zone; `seconds` is wall time."""
+def _value(option: str, value: str) -> str:
+    if option in _SHOWN:
+        return value
+    source = _SOURCE.match(value) if option == "--data" else None
+    return f"{source[0] if source else ''}{_WITHHELD}"
+
+
+def collect(command: str, started: datetime, seconds: float) -> Provenance:
+    """Where this process runs, and the run's own `command` (from `redacted`), start (with time zone) and wall time."""
     return Provenance(
-        command=redacted(arguments),
+        command=command,
         commit=_commit(Path(__file__).resolve().parents[2]),
         version=metadata.version("fedsecure"),
         machine=Machine(

@@ -7,6 +7,7 @@ line with a path in it.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
@@ -54,6 +55,15 @@ class StudyRecord(_Row, frozen=True, kw_only=True):
         )
 
 
+class WorldRecord(_Row, frozen=True, kw_only=True):
+    """Whose images they were. `partition` tells how one data set was dealt to the sites; None if each has its own."""
+
+    kind: Literal["phantom", "acdc", "msd", "folder", "dicom"]
+    partition: Literal["group", "random", "dirichlet"] | None
+    sites: Positive
+    phantom_patients: Positive | None  # of each site; None if they are no phantoms
+
+
 class Machine(_Row, frozen=True, kw_only=True):
     """Model and kind, not identity: no host name."""
 
@@ -87,6 +97,7 @@ class Representation(_Row, frozen=True, kw_only=True):
     site: str | None  # None if pooled
     knn_partition_accuracy: Share
     chance: Share  # accuracy of always naming the commonest partition of these slices
+    untrained: Share | None  # accuracy of the encoder that pre-training started from; None where not measured
     neighbours: Positive
     embedding_mean_norm: Share  # norm of the mean unit embedding: 1 is collapse
     slices: Positive
@@ -120,7 +131,8 @@ class DiceRow(_Row, frozen=True, kw_only=True):
 
 
 class TrafficRow(_Row, frozen=True, kw_only=True):
-    """Frames of one kind that `node` sent to `peer` over the whole run. `bytes` are whole frames on the wire.
+    """Frames of one kind that `node` sent to `peer` in one stage. `bytes` are of whole frames, signatures and seals in,
+    as handed to the transport: what its own framing and encryption add is not counted.
 
     Only senders write rows, so that sums count each frame once: up from a site, down from the coordinator.
     """
@@ -132,6 +144,8 @@ class TrafficRow(_Row, frozen=True, kw_only=True):
     direction: Literal["up", "down"]
     kind: Literal["release", "control", "share", "publish"]
     flow: str
+    name: str  # the stage's
+    stage: Count
     messages: Count
     bytes: Count
 
@@ -154,6 +168,7 @@ class Results(_Row, frozen=True, kw_only=True):
     """All of `results.json`. `simulation_only` lists what a pilot would not have; empty if this was a pilot."""
 
     format: Literal[1] = FORMAT
+    world: WorldRecord
     studies: tuple[StudyRecord, ...]
     runs: tuple[Provenance, ...]
     representation: tuple[Representation, ...]
@@ -221,19 +236,24 @@ def merge(first: Results, second: Results) -> Results:
     """Both runs as one, e.g. FCL and FCLOpt, or the same framework under two seeds.
 
     A random start that both trained is the same training and is kept once. Raises SettingsError if the studies
-    differ in more than name, framework, seed and baseline, if a framework and seed stand in both, or if the shared
-    random start came out differently (then the runs are not comparable number by number).
+    differ in more than name, framework, seed, baseline and the sites' weights, if their patients are of different
+    worlds, if a framework and seed stand in both, or if the shared random start came out differently (then the runs
+    are not comparable number by number).
     """
+    if first.world != second.world:
+        raise SettingsError("the two results come from different worlds: other data, another partition or other sites")
     common = {msgspec.json.encode(_comparable(study), order="sorted") for study in (*first.studies, *second.studies)}
     if len(common) > 1:
         raise SettingsError(
-            "the two results come from different studies: only name, framework, seed and baseline may differ"
+            "the two results come from different studies: only name, framework, seed, baseline and the sites' weights "
+            "may differ"
         )
     held = {(study.framework, study.seed) for study in first.studies}
     twice = [study for study in second.studies if (study.framework, study.seed) in held]
     if twice:
         raise SettingsError(f"both results hold {twice[0].framework} with seed {twice[0].seed}; merge different runs")
     return Results(
+        world=first.world,
         studies=first.studies + second.studies,
         runs=first.runs + second.runs,
         representation=first.representation + second.representation,
@@ -247,19 +267,39 @@ def merge(first: Results, second: Results) -> Results:
 
 
 def _comparable(study: StudyRecord) -> dict[str, Any]:
-    return {name: value for name, value in study.settings.items() if name not in _FREE}
+    """What must agree. Of the sites their names: a seed may deal each of them another number of patients."""
+    settings = {name: value for name, value in study.settings.items() if name not in _FREE}
+    return settings | {"sites": [member["name"] for member in study.settings["sites"]]}
 
 
 def _merge_dice(first: tuple[DiceRow, ...], second: tuple[DiceRow, ...]) -> tuple[DiceRow, ...]:
-    rows = {row.key: row for row in first}
-    for row in second:
-        known = rows.setdefault(row.key, row)
-        if known.dice != row.dice:
+    held, other = _random_starts(first), _random_starts(second)
+    shared = held.keys() & other.keys()
+    for cell in sorted(shared):
+        if held[cell] != other[cell]:
+            mode, labelled, seed, site, _ = cell
             raise SettingsError(
-                f"the random start came out differently in the two runs (site {row.site}, N={row.labelled}, "
-                f"seed {row.seed}): run both on the same kind of machine with the same number of threads"
+                f"the random start came out differently in the two runs (site {site}, {mode}, N={labelled}, "
+                f"seed {seed}): run both on the same kind of machine with the same number of threads"
             )
-    return tuple(rows.values())
+    return first + tuple(row for row in second if row.framework is not None or _cell(row) not in shared)
+
+
+_Cell = tuple[Mode, int, int, str, str]
+
+
+def _cell(row: DiceRow) -> _Cell:
+    """Without the patient: each run names patients under a salt of its own."""
+    return row.mode, row.labelled, row.seed, row.site, row.structure
+
+
+def _random_starts(rows: Iterable[DiceRow]) -> dict[_Cell, list[float]]:
+    """The Dice of a random start in each cell, sorted, as patients of two runs cannot be matched by id."""
+    found: dict[_Cell, list[float]] = defaultdict(list)
+    for row in rows:
+        if row.framework is None:
+            found[_cell(row)].append(row.dice)
+    return {cell: sorted(values) for cell, values in found.items()}
 
 
 _T = TypeVar("_T")

@@ -1,14 +1,17 @@
 """What the rows say: means, and the paired difference between a pre-trained and a random start.
 
-The unit is one site under one seed. Its Dice is the mean over its held-out patients, so that a site with many patients
-does not outvote the others. The labelled patients are drawn anew for each site and seed, and both starts get the same
-ones: pairing by (mode, N, seed, site) takes that draw, the largest source of spread, out of the difference.
+A site's Dice is the mean over its held-out patients, so that a site with many patients does not outvote the others. The
+labelled patients are drawn anew for each site and seed, and both starts get the same ones: pairing by (mode, N, seed,
+site) takes that draw, the largest source of spread, out of the difference.
+
+What is counted, the unit, is one training. Local fine-tuning trains one network a site: the unit is a site under a
+seed. Federated fine-tuning trains one network for all: its sites are averaged first, and the unit is the seed.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from statistics import fmean, stdev
@@ -50,7 +53,7 @@ class Group:
     structure: str | None
 
 
-class Unit(NamedTuple):
+class Place(NamedTuple):
     """One site under one seed."""
 
     seed: int
@@ -70,35 +73,44 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(mean, n, sd, mean - half, mean + half)
 
 
-def unit_means(rows: Iterable[DiceRow]) -> dict[Group, dict[Unit, float]]:
+def site_means(rows: Iterable[DiceRow]) -> dict[Group, dict[Place, float]]:
     """Mean Dice over the patients of each site and seed, per structure and, under None, over the structures."""
-    dice: dict[Group, dict[Unit, list[float]]] = defaultdict(lambda: defaultdict(list))
+    dice: dict[Group, dict[Place, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         group = Group(row.framework, row.mode, row.labelled, row.structure)
-        dice[group][Unit(row.seed, row.site)].append(row.dice)
-    means = {group: {unit: fmean(values) for unit, values in units.items()} for group, units in dice.items()}
-    overall: dict[Group, dict[Unit, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for group, units in means.items():
-        for unit, mean in units.items():
-            overall[Group(group.framework, group.mode, group.labelled, None)][unit].append(mean)
-    return means | {group: {unit: fmean(v) for unit, v in units.items()} for group, units in overall.items()}
+        dice[group][Place(row.seed, row.site)].append(row.dice)
+    means = {group: {place: fmean(values) for place, values in sites.items()} for group, sites in dice.items()}
+    overall: dict[Group, dict[Place, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for group, sites in means.items():
+        for place, mean in sites.items():
+            overall[Group(group.framework, group.mode, group.labelled, None)][place].append(mean)
+    return means | {group: {place: fmean(v) for place, v in sites.items()} for group, sites in overall.items()}
 
 
 def means(results: Results) -> dict[Group, Estimate]:
-    """Per group the mean over sites and seeds of the site means."""
-    return {group: estimate(list(units.values())) for group, units in unit_means(results.dice).items()}
+    """Per group the mean over units."""
+    return {group: estimate(_by_unit(group.mode, sites)) for group, sites in site_means(results.dice).items()}
 
 
 def differences(results: Results) -> dict[Group, Estimate]:
-    """Per pre-trained group: pre-trained minus random, over the sites and seeds that have both.
+    """Per pre-trained group: pre-trained minus random, site by site and seed by seed where both are, then by unit.
 
     A group without any pair is absent.
     """
-    found = unit_means(results.dice)
+    found = site_means(results.dice)
     pairs = {}
-    for group, units in found.items():
+    for group, sites in found.items():
         random = found.get(Group(None, group.mode, group.labelled, group.structure), {})
-        shared = sorted(units.keys() & random.keys())
+        shared = sorted(sites.keys() & random.keys())
         if group.framework is not None and shared:
-            pairs[group] = estimate([units[unit] - random[unit] for unit in shared])
+            pairs[group] = estimate(_by_unit(group.mode, {place: sites[place] - random[place] for place in shared}))
     return pairs
+
+
+def _by_unit(mode: Mode, sites: Mapping[Place, float]) -> list[float]:
+    if mode == "local":
+        return list(sites.values())
+    seeds: dict[int, list[float]] = defaultdict(list)
+    for place, value in sites.items():
+        seeds[place.seed].append(value)
+    return [fmean(values) for values in seeds.values()]

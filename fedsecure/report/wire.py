@@ -8,10 +8,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from fedsecure.config import Framework
 from fedsecure.report.results import Results, TrafficRow
+
+# Fine-tuning costs the same whatever the framework, and only the run that has the random start pays for that too: what
+# frameworks are compared by is pre-training, which is a study's first stage (plan.schedule).
+Part = Literal["pre-training", "fine-tuning"]
+PARTS: Final[tuple[Part, ...]] = ("pre-training", "fine-tuning")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,9 @@ _RELEASES: Final[Mapping[str, Words]] = {
         "the coordinator",
     ),
 }
+_RELAYED: Final = Words(
+    "one site's feature vectors of the round before, sealed by that site", "the site it is sent to; not the coordinator"
+)
 _OTHERS: Final[Mapping[str, Words]] = {
     "release": Words("something computed from a site's images", "the coordinator"),
     "control": Words(
@@ -43,13 +51,13 @@ _OTHERS: Final[Mapping[str, Words]] = {
         "the coordinator and the site concerned",
     ),
     "share": Words("key material of the protocol, sealed to one member", "that member alone"),
-    "publish": Words("the shared model and the study, signed by the coordinator", "every site of the study"),
+    "publish": Words("the shared model of a round, signed by the coordinator", "every site of the study"),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class KindTotal:
-    """Frames of one kind, flow and direction in one run: the mean over seeds."""
+    """Frames of one kind, flow and direction in one part of a run: the mean over seeds."""
 
     direction: str
     kind: str
@@ -61,21 +69,21 @@ class KindTotal:
     def words(self) -> Words:
         if self.kind == "release" and self.flow in _RELEASES:
             return _RELEASES[self.flow]
-        return _OTHERS[self.kind]
+        return _RELAYED if self.flow == "BankRelay" else _OTHERS[self.kind]
 
 
 @dataclass(frozen=True, slots=True)
 class SiteTotal:
-    """Bytes of one site in one run, mean over seeds: what it sent, and what was sent to it."""
+    """Bytes of one site in one part of a run, mean over seeds: what it sent, and what was sent to it."""
 
     site: str
     up: float
     down: float
 
 
-def by_kind(results: Results, framework: Framework) -> tuple[KindTotal, ...]:
+def by_kind(results: Results, framework: Framework, part: Part) -> tuple[KindTotal, ...]:
     """Totals per direction, kind and flow, the largest first within a direction, up before down."""
-    rows, runs = _rows(results, framework)
+    rows, runs = _rows(results, framework, part)
     sums: dict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0])
     for row in rows:
         total = sums[row.direction, row.kind, row.flow]
@@ -85,9 +93,9 @@ def by_kind(results: Results, framework: Framework) -> tuple[KindTotal, ...]:
     return tuple(sorted(totals, key=lambda total: (total.direction == "down", -total.bytes, total.kind, total.flow)))
 
 
-def by_site(results: Results, framework: Framework) -> tuple[SiteTotal, ...]:
+def by_site(results: Results, framework: Framework, part: Part) -> tuple[SiteTotal, ...]:
     """Totals per site, sorted by name."""
-    rows, runs = _rows(results, framework)
+    rows, runs = _rows(results, framework, part)
     up: dict[str, int] = defaultdict(int)
     down: dict[str, int] = defaultdict(int)
     for row in rows:
@@ -96,6 +104,11 @@ def by_site(results: Results, framework: Framework) -> tuple[SiteTotal, ...]:
     return tuple(SiteTotal(site, up[site] / runs, down[site] / runs) for site in sorted(up.keys() | down.keys()))
 
 
-def _rows(results: Results, framework: Framework) -> tuple[list[TrafficRow], int]:
-    rows = [row for row in results.traffic if row.framework == framework]
-    return rows, max(1, len({row.seed for row in rows}))
+def has_baseline(results: Results, framework: Framework) -> bool:
+    """Whether the random start was fine-tuned in this framework's runs, so that its traffic is among theirs."""
+    return any(study.framework == framework and study.settings["baseline"] for study in results.studies)
+
+
+def _rows(results: Results, framework: Framework, part: Part) -> tuple[list[TrafficRow], int]:
+    own = [row for row in results.traffic if row.framework == framework]
+    return [row for row in own if (row.stage == 0) == (part == PARTS[0])], max(1, len({row.seed for row in own}))

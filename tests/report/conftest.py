@@ -20,6 +20,7 @@ from fedsecure.report.results import (
     RoundRow,
     StudyRecord,
     TrafficRow,
+    WorldRecord,
 )
 
 SITES = tuple(f"hospital-{letter}" for letter in "abcde")
@@ -38,6 +39,7 @@ def make_results(framework: Framework = "fcl", seed: int = 0, sites: tuple[str, 
     study = make_study(framework, seed, sites)
     rng = np.random.default_rng([seed, framework == "fcl"])
     return Results(
+        world=WorldRecord(kind="acdc", partition="random", sites=len(sites), phantom_patients=None),
         studies=(StudyRecord.of(study),),
         runs=(_provenance(framework),),
         representation=_representation(framework, seed, sites, rng),
@@ -50,7 +52,7 @@ def make_results(framework: Framework = "fcl", seed: int = 0, sites: tuple[str, 
 
 def _provenance(framework: str) -> Provenance:
     return Provenance(
-        command=f"fedsecure simulate study.toml --framework {framework} --source acdc:<path>",
+        command=f"fedsecure simulate <...> --framework {framework} --data acdc:<...>",
         commit="0123456789abcdef0123456789abcdef01234567",
         version="0.1.0",
         machine=Machine(processor="Some CPU @ 2.50GHz", cores=2, system="Linux x86_64"),
@@ -72,6 +74,7 @@ def _representation(
             site=site,
             knn_partition_accuracy=float(base + rng.normal(0, 0.04)),
             chance=0.27,
+            untrained=0.41 if site is None else None,
             neighbours=15,
             embedding_mean_norm=float(0.2 + 0.1 * rng.random()),
             slices=120,
@@ -106,25 +109,28 @@ def _dice(study: Study, rng: np.random.Generator) -> tuple[DiceRow, ...]:
 
 
 def _traffic(framework: Framework, seed: int, sites: tuple[str, ...]) -> tuple[TrafficRow, ...]:
-    def row(node: str, peer: str, kind_flow: str, messages: int, size: int) -> TrafficRow:
+    def row(node: str, peer: str, kind_flow: str, messages: int, size: int, stage: int = 0) -> TrafficRow:
         kind, flow = kind_flow.split("/")
         direction = "down" if node == "coordinator" else "up"
         return TrafficRow(
             framework=framework, seed=seed, node=node, peer=peer, direction=direction, kind=kind, flow=flow,
-            messages=messages, bytes=size,
+            name="pre-training" if stage == 0 else "federated fine-tuning, N=1, random",
+            stage=stage, messages=messages, bytes=size,
         )  # fmt: skip
 
     rows = []
     for site in sites:
         rows += [
-            row(site, "coordinator", "release/weights", 50, 50 * MODEL),
+            row(site, "coordinator", "release/weights", 10, 10 * MODEL),
+            row(site, "coordinator", "release/weights", 40, 40 * MODEL, stage=5),
             row(site, "coordinator", "control/ready", 54, 54 * 412),
-            row("coordinator", site, "publish/model", 50, 50 * MODEL),
+            row("coordinator", site, "publish/weights", 10, 10 * MODEL),
+            row("coordinator", site, "publish/weights", 40, 40 * MODEL, stage=5),
             row("coordinator", site, "control/round", 54, 54 * 300),
         ]
         if framework == "fcl":
             rows.append(row(site, "coordinator", "release/features", 10, 10 * 263_000))
-            rows.append(row("coordinator", site, "release/features", 40, 40 * 263_000))
+            rows.append(row("coordinator", site, "publish/BankRelay", 40, 40 * 263_000))
     return tuple(rows)
 
 

@@ -111,6 +111,44 @@ def test_numbers_of_the_summary_stand_in_the_table(make, tmp_path):
     assert "1 hospital (“sites”: north)" in text
 
 
+def test_the_probe_is_compared_with_the_untrained_encoder(make, tmp_path):
+    results = make("fcl")
+    rows = tuple(
+        msgspec.structs.replace(row, knn_partition_accuracy=0.625, embedding_mean_norm=0.25)
+        for row in results.representation
+    )
+    write_report(msgspec.structs.replace(results, representation=rows), {}, tmp_path / "report.html")
+    page = Page((tmp_path / "report.html").read_text("utf-8"))
+    assert "right for 62 % (untrained 41 %, chance 27 %)" in page.text
+    assert "each site, then their mean 0.625 – 0.270 0.250" in page.text
+    assert "all sites, pooled simulation only 0.625 0.410 0.270 0.250" in page.text
+    assert any("untrained pooled 0.41" in alt for alt in page.values("aria-label"))
+
+
+def test_it_says_whose_images_they_were(make, tmp_path):
+    def text(**world):
+        results = make("fcl")
+        changed = msgspec.structs.replace(results.world, **world)
+        write_report(msgspec.structs.replace(results, world=changed), {}, tmp_path / "report.html")
+        return Page((tmp_path / "report.html").read_text("utf-8")).text
+
+    phantoms = text(kind="phantom", partition=None, phantom_patients=8)
+    assert "The patients are phantoms : heart-like volumes that a program drew, 8 for each site." in phantoms
+    assert "expert" not in phantoms
+    assert "ACDC data set (cardiac MRI), dealt to 5 sites by group" in text(partition="group")
+    assert "The patients are those of a folder of DICOM series." in text(kind="dicom", partition=None)
+
+
+def test_it_says_what_differs_from_the_paper_and_from_published_numbers(make, tmp_path, page):
+    assert "came from the batch, not from the bank as the paper prints it" in page.text
+    assert "not comparable with Dice published for the original images" in page.text
+    assert "it rises while the banks of feature vectors fill" in page.text
+    write_report(make("fclopt"), {}, tmp_path / "report.html")
+    text = Page((tmp_path / "report.html").read_text("utf-8")).text
+    assert "banks of feature vectors fill" not in text
+    assert "pretrain.local_negatives )" not in text
+
+
 def test_fclopt_alone_speaks_of_no_features(make, tmp_path):
     write_report(make("fclopt"), {}, tmp_path / "report.html")
     text = Page((tmp_path / "report.html").read_text("utf-8")).text
@@ -134,7 +172,7 @@ def test_a_run_that_stopped_early_still_has_a_report(make, tmp_path):
     empty = msgspec.structs.replace(make("fcl"), representation=(), dice=(), traffic=(), rounds=())
     write_report(empty, {}, tmp_path / "report.html")
     text = Page((tmp_path / "report.html").read_text("utf-8")).text
-    for said in ("No round that trains", "No Dice was", "No probe of", "No frame was"):
+    for said in ("No stage of several", "No Dice was", "No probe of", "No frame was"):
         assert said in text
 
 

@@ -29,7 +29,7 @@ def test_the_same_results_are_the_same_bytes(make, tmp_path):
     save(load(tmp_path / "a.json"), tmp_path / "b.json")
     raw = (tmp_path / "a.json").read_bytes()
     assert raw == (tmp_path / "b.json").read_bytes()
-    assert raw.startswith(b'{\n  "format": 1,\n  "studies": [\n')
+    assert raw.startswith(b'{\n  "format": 1,\n  "world": {\n')
     assert list(json.loads(raw)) == list(Results.__struct_fields__)
 
 
@@ -106,11 +106,47 @@ def test_runs_that_do_not_belong_together_do_not_merge(make):
     first, second = make("fcl"), make("fclopt")
     with pytest.raises(SettingsError, match="hold fcl with seed 0"):
         merge(first, first)
+    fewer = make("fclopt", sites=("hospital-a", "hospital-b"))
     with pytest.raises(SettingsError, match="different studies"):
-        merge(first, make("fclopt", sites=("hospital-a", "hospital-b")))
+        merge(first, msgspec.structs.replace(fewer, world=first.world))
+    for changed in ({"kind": "phantom"}, {"partition": "group"}, {"sites": 6}, {"phantom_patients": 8}):
+        world = msgspec.structs.replace(first.world, **changed)
+        with pytest.raises(SettingsError, match="different worlds"):
+            merge(first, msgspec.structs.replace(second, world=world))
 
-    def shifted(row: DiceRow) -> DiceRow:
-        return msgspec.structs.replace(row, dice=0.5) if row.init == "random" else row
 
+def resalted(results: Results, **changes: float) -> Results:
+    """The same run under another salt: every patient has another id, and comes at another place."""
+
+    def other(row: DiceRow) -> DiceRow:
+        changed = changes if row.init == "random" and row.site == "hospital-b" and row.subject == "s-0000" else {}
+        return msgspec.structs.replace(row, subject=f"t-{row.subject[2:]}", **changed)
+
+    return msgspec.structs.replace(results, dice=tuple(map(other, reversed(results.dice))))
+
+
+def test_the_shared_random_start_is_known_by_its_values_not_its_ids(make):
+    first, second = make("fcl"), resalted(make("fclopt"))
+    both = merge(first, second)
+    random = [row for row in first.dice if row.init == "random"]
+    assert [row for row in both.dice if row.init == "random"] == random
+    assert sum(row.framework == "fclopt" for row in both.dice) == len(second.dice) - len(random)
+
+
+def test_a_random_start_that_came_out_differently_is_found_under_other_ids(make):
     with pytest.raises(SettingsError, match="random start came out differently"):
-        merge(first, msgspec.structs.replace(second, dice=tuple(map(shifted, second.dice))))
+        merge(make("fcl"), resalted(make("fclopt"), dice=0.5))
+
+
+def test_a_second_framework_without_a_random_start_merges(make):
+    second = make("fclopt")
+    second = msgspec.structs.replace(second, dice=tuple(row for row in second.dice if row.framework))
+    assert len(merge(make("fcl"), second).dice) == len(make("fcl").dice) + len(second.dice)
+
+
+def test_seeds_that_deal_other_numbers_of_patients_merge(make):
+    second = make("fcl", seed=2)
+    record = second.studies[0]
+    sites = [member | {"weight": 3 + i} for i, member in enumerate(record.settings["sites"])]
+    record = msgspec.structs.replace(record, settings={**record.settings, "sites": sites})
+    assert merge(make("fcl", seed=1), msgspec.structs.replace(second, studies=(record,))).seeds == (1, 2)

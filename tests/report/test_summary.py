@@ -8,14 +8,22 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fedsecure.report.results import DiceRow
-from fedsecure.report.summary import Estimate, Group, differences, estimate, means, unit_means
+from fedsecure.report.summary import Estimate, Group, differences, estimate, means, site_means
 
 
 def row(
-    init: str, site: str, subject: str, dice: float, *, structure: str = "LV", seed: int = 0, n: int = 1
+    init: str,
+    site: str,
+    subject: str,
+    dice: float,
+    *,
+    structure: str = "LV",
+    seed: int = 0,
+    n: int = 1,
+    mode: str = "local",
 ) -> DiceRow:
     return DiceRow(
-        framework="fcl" if init == "pretrained" else None, mode="local", init=init, labelled=n, site=site,
+        framework="fcl" if init == "pretrained" else None, mode=mode, init=init, labelled=n, site=site,
         subject=subject, structure=structure, seed=seed, dice=dice,
     )  # fmt: skip
 
@@ -31,7 +39,7 @@ def test_a_site_with_many_patients_does_not_outvote_the_others(make):
 
 def test_the_mean_over_structures_weighs_structures_alike():
     rows = [row("random", "a", "1", 0.2), row("random", "a", "2", 0.4), row("random", "a", "1", 0.9, structure="RV")]
-    assert unit_means(rows)[Group(None, "local", 1, None)] == {(0, "a"): pytest.approx((0.3 + 0.9) / 2)}
+    assert site_means(rows)[Group(None, "local", 1, None)] == {(0, "a"): pytest.approx((0.3 + 0.9) / 2)}
 
 
 def test_differences_by_hand(make):
@@ -50,6 +58,29 @@ def test_differences_by_hand(make):
     assert pair.low == pytest.approx(-0.048414, abs=1e-6)
     assert pair.high == pytest.approx(0.448414, abs=1e-6)
     assert pair.verdict == "no difference measurable"
+
+
+def test_federated_sites_of_one_seed_are_one_pair(make):
+    def federated(init: str, site: str, dice: float, seed: int) -> DiceRow:
+        return row(init, site, "1", dice, seed=seed, mode="federated")
+
+    # Seed 0: a +0.10, b +0.30, mean +0.20; c was scored after one start only. Seed 1: a +0.40.
+    first = (
+        federated("random", "a", 0.5, 0), federated("pretrained", "a", 0.6, 0),
+        federated("random", "b", 0.1, 0), federated("pretrained", "b", 0.4, 0),
+        federated("pretrained", "c", 0.99, 0),
+    )  # fmt: skip
+    group = Group("fcl", "federated", 1, "LV")
+    alone = differences(msgspec.structs.replace(make(), dice=first))[group]
+    assert (alone.mean, alone.n, alone.low) == (pytest.approx(0.2), 1, None)
+    assert alone.verdict == "too few pairs"
+    second = (federated("random", "a", 0.3, 1), federated("pretrained", "a", 0.7, 1))
+    results = msgspec.structs.replace(make(), dice=first + second)
+    both = differences(results)[group]
+    assert (both.mean, both.n) == (pytest.approx(0.3), 2)  # not (0.1 + 0.3 + 0.4) / 3
+    assert both.sd == pytest.approx(0.2 / 2**0.5)
+    random = means(results)[Group(None, "federated", 1, "LV")]
+    assert (random.mean, random.n) == (pytest.approx((0.3 + 0.3) / 2), 2)
 
 
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=20).filter(lambda values: np.std(values) > 1e-6))

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from fedsecure.config import parse_study
+from fedsecure.errors import SettingsError
+from sim import simulate as module
+from sim.simulate import CLOCK, Clock, open_run, plan, simulate, timed
+from sim.world import World
+
+
+def clock(run: Path) -> Clock:
+    return msgspec.json.decode((run / CLOCK).read_bytes(), type=Clock)
+
+
+def test_a_resumed_run_keeps_its_first_command_and_start_and_adds_up_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = iter([10.0, 13.0, 100.0, 104.0])
+    monkeypatch.setattr(module, "monotonic", lambda: next(ticks))
+    run = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt), timed(run, ["fedsecure", "simulate", "DOE.toml", "--seed", "3"]):
+        raise KeyboardInterrupt
+    first = clock(run)
+    assert (first.command, first.seconds) == ("fedsecure simulate <...> --seed 3", 3.0)
+    with timed(run, ["fedsecure", "simulate", "--resume"]):
+        assert clock(run) == first
+    assert clock(run) == msgspec.structs.replace(first, seconds=7.0)
+
+
+def test_a_report_that_cannot_be_drawn_stops_the_run_before_it_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    run, said = tmp_path / "run", list[str]()
+    asked = open_run(run, plan(parse_study({}), ("fcl",), World(sites=2)), resume=False)
+
+    def display(_: object) -> object:
+        raise AssertionError("training began")
+
+    with pytest.raises(SettingsError, match="matplotlib"):
+        simulate(run, asked, tmp_path / "cache", "memory", display, said.append, ["fedsecure"])  # type: ignore[arg-type]
+    assert said == []
