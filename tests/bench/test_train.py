@@ -6,7 +6,6 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from fedsecure.bench.train import bench_train
 from fedsecure.cli.bench import app
 
 KEYS = {"fcl_slices_per_s", "fcl_bare_slices_per_s", "fclopt_slices_per_s", "fclopt_bare_slices_per_s"}
@@ -18,15 +17,8 @@ def _one_thread() -> None:
 
 
 def test_measures_all_four_as_json() -> None:
-    result = CliRunner().invoke(app, ["train", "--seconds", "0", "--json"])
+    result = CliRunner().invoke(app, ["train", "--seconds", "0.1", "--json"])
     assert result.exit_code == 0, result.output
     measured = json.loads(result.output)
     assert set(measured) == KEYS
     assert all(value > 0 for value in measured.values())
-
-
-@pytest.mark.slow
-def test_our_loop_costs_at_most_a_tenth() -> None:
-    measured = bench_train(60)
-    assert measured["fcl_slices_per_s"] >= 0.9 * measured["fcl_bare_slices_per_s"]
-    assert measured["fclopt_slices_per_s"] >= 0.9 * measured["fclopt_bare_slices_per_s"]
