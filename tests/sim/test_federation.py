@@ -179,8 +179,13 @@ def test_ctrl_c_stops_everything_and_a_resume_finishes_with_the_same_bytes(
             signal.raise_signal(signal.SIGINT)
 
     began = time.monotonic()
-    with pytest.raises(Interrupted):
-        federate(run, study, "zmq", press)
+    # A shell that starts tests in the background has them ignore Ctrl-C; this one is about a foreground run.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(Interrupted):
+            federate(run, study, "zmq", press)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert time.monotonic() - began < 60
     for node in (COORDINATOR, "site-1", "site-2"):
         with pytest.raises(AssertionError):
