@@ -31,7 +31,7 @@ def test_first_in_first_out() -> None:
 
 def test_draw_is_a_subset_without_repeats_keeping_partitions() -> None:
     pool = _features(0, 50)
-    drawn = bank.draw(pool, 20, torch.Generator().manual_seed(0))
+    drawn = bank.take(pool, bank.uniform(pool, 20, torch.Generator().manual_seed(0)))
     assert len(drawn) == 20
     assert len(set(_numbers(drawn))) == 20
     assert (drawn.vectors[:, 0].long() % 4 == drawn.partitions).all()
@@ -40,14 +40,14 @@ def test_draw_is_a_subset_without_repeats_keeping_partitions() -> None:
 def test_draw_is_uniform() -> None:
     pool = _features(0, 10)
     generator = torch.Generator().manual_seed(0)
-    counts = np.bincount([i for _ in range(4000) for i in _numbers(bank.draw(pool, 3, generator))], minlength=10)
+    counts = np.bincount([i for _ in range(4000) for i in bank.uniform(pool, 3, generator).tolist()], minlength=10)
     # Each of 10 is drawn 4000 * 3/10 times on average; 5 standard deviations of a hypergeometric count.
     assert np.abs(counts - 1200).max() < 5 * np.sqrt(4000 * 0.3 * 0.7)
 
 
 def test_a_small_pool_is_taken_whole() -> None:
     pool = _features(0, 4)
-    assert bank.draw(pool, 9, torch.Generator()) is pool
+    assert _numbers(bank.take(pool, bank.uniform(pool, 9, torch.Generator()))) == [0, 1, 2, 3]
 
 
 def _bank(vectors: list[list[float]], partitions: list[int]) -> Bank:

@@ -67,9 +67,9 @@ def box(sender: str, filling: bytes = b"x") -> SealedBox:
     return SealedBox(sender, filling * 20, (Wrap("a", b"k" * 80),), b"s" * 64)
 
 
-def opening(stage: int, round_: int, *banks: SealedBox) -> RoundOpen:
+def opening(stage: int, round_: int, *banks: SealedBox, prototypes: bytes = b"") -> RoundOpen:
     refs = tuple(BankRef(bank.sender, box_digest(bank)) for bank in banks)
-    return RoundOpen(stage, round_, hashlib.sha256(MODEL).digest(), refs, (), MODEL)
+    return RoundOpen(stage, round_, hashlib.sha256(MODEL).digest(), refs, (), prototypes, MODEL)
 
 
 def after(state: SiteState, *events: Event, of: Study = STUDY) -> tuple[SiteState, list[Effect]]:
@@ -205,7 +205,7 @@ DIGEST = hashlib.sha256(TARGET).digest()
 
 def announcing(round_: int, follows: bool = False, asked: bool = False) -> FrameIn:
     target = (TargetRef(DIGEST, follows, asked),)
-    return incoming(RoundOpen(0, round_, hashlib.sha256(MODEL).digest(), (), target, MODEL))
+    return incoming(RoundOpen(0, round_, hashlib.sha256(MODEL).digest(), (), target, b"", MODEL))
 
 
 def target_model(round_: int, target: bytes = TARGET) -> FrameIn:
