@@ -10,7 +10,18 @@ from pydantic import BaseModel
 
 from fedsecure.config import OWN_SETTINGS, Run, Site, Study, dump, load, load_study, parse_study
 from fedsecure.errors import SettingsError
-from fedsecure.plan import Init, StageKind, frame_limit, offered, opens_with_sum, owed, relays_boxes, schedule
+from fedsecure.plan import (
+    Init,
+    StageKind,
+    frame_limit,
+    has_target,
+    makes_target,
+    offered,
+    opens_with_sum,
+    owed,
+    relays_boxes,
+    schedule,
+)
 from fedsecure.seeds import derive_seed
 from fedsecure.types import Flow
 
