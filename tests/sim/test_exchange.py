@@ -154,6 +154,21 @@ def test_processes_over_curve_give_the_same_bytes(form: str, lay: Lay, finished:
     assert not any(isinstance(event, Refused) for event in events)
 
 
+@pytest.mark.parametrize("raw", [b"\0" * 8, np.full(16 * 8, np.nan, np.float32).tobytes()])
+def test_a_sum_that_does_not_fit_the_study_is_refused_and_the_round_goes_on_without(raw: bytes, lay: Lay) -> None:
+    run, study = lay("secagg-prototypes")
+    refusals: list[tuple[str, int, str]] = []
+
+    def spoil(node: str, event: Progress) -> None:
+        if node == "site-1" and isinstance(event, RoundStarted) and (event.stage, event.round) == (0, 1):
+            (run / "sites" / node / "incoming/prototypes.f32").write_bytes(raw)
+        if isinstance(event, Refused):
+            refusals.append((node, event.round, event.peer))
+
+    federate(run, study, "memory", spoil)
+    assert refusals == [("site-1", 1, COORDINATOR)]
+
+
 def test_the_separable_loss_over_stratified_draws_runs_whole(lay: Lay, finished: Callable[[str], Done]) -> None:
     settings = {"loss": "separable", "draw": "stratified", "remote_only": True}
     done = Done(*lay("secagg-prototypes", **settings), "secagg-prototypes")
