@@ -55,7 +55,7 @@ def clipped_sum(entries: FloatArray, clip: float) -> FloatArray:
     """P [C, d] float32 of patients' entries [patients, C, d], each clipped as one vector of norm `clip` at most."""
     wide = entries.astype(np.float64)
     norms = np.sqrt((wide**2).sum(axis=(1, 2)))
-    scale = np.minimum(1.0, clip / np.maximum(norms, np.finfo(np.float64).tiny))
+    scale = clip / np.maximum(norms, clip)
     return np.asarray((wide * scale[:, None, None]).sum(axis=0), np.float32)
 
 
