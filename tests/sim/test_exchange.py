@@ -32,7 +32,7 @@ Lay = Callable[..., tuple[Path, Study]]
 
 @pytest.fixture(scope="module")
 def lay(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Lay:
-    def lay_out(exchange: str, **pretrain: Any) -> tuple[Path, Study]:
+    def lay_out(exchange: str, world: World = WORLD, **pretrain: Any) -> tuple[Path, Study]:
         settings = {
             **TINY,
             "baseline": False,
@@ -41,7 +41,7 @@ def lay(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Lay:
             "finetune": {"labelled": [1], "modes": ["local"], "steps": 1, "batch": 2},
         }
         run = tmp_path_factory.mktemp("exchange")
-        return run, build(WORLD, parse_study(settings), run, shared_cache, lambda _: None)
+        return run, build(world, parse_study(settings), run, shared_cache, lambda _: None)
 
     return lay_out
 
@@ -152,6 +152,20 @@ def test_processes_over_curve_give_the_same_bytes(form: str, lay: Lay, finished:
     federate(run, study, "zmq", lambda _, event: events.append(event))
     assert encoder(run) == finished(form).encoder
     assert not any(isinstance(event, Refused) for event in events)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_one_site_with_one_patient_to_train_on_shares_nothing_and_finishes(form: str, lay: Lay) -> None:
+    run, study = lay(form, World(source=None, sites=1, scheme="random", phantom_patients=2, phantom_size=48), rounds=2)
+    assert [member.weight for member in study.sites] == [1]
+    released: list[str] = []
+
+    def watch(_: str, event: Progress) -> None:
+        if isinstance(event, Sent) and event.kind == "release":
+            released.append(event.flow)
+
+    federate(run, study, "memory", watch)
+    assert released == ["weights", "weights"]
 
 
 @pytest.mark.parametrize("raw", [b"\0" * 8, np.full(16 * 8, np.nan, np.float32).tobytes()])
