@@ -120,7 +120,7 @@ def test_a_round_that_opens_with_a_sum_needs_nothing_more() -> None:
         (SUMMING, opening(0, 1, box("b")), "a bank is announced in a study that exchanges none"),
         (SUMMING, opening(0, 0, prototypes=b"\0" * 4), "comes with a round that has none"),
         (SUMMING, opening(0, 2, prototypes=b"\0" * 4), "comes with a round that has none"),
-        (SUMMING, opening(4, 1, prototypes=b"\0" * 4), "comes with a round that has none"),
+        (SUMMING, opening(5, 1, prototypes=b"\0" * 4), "comes with a round that has none"),
         (STUDY, opening(0, 1, prototypes=b"\0" * 4), "comes with a round that has none"),
     ],
 )
