@@ -48,30 +48,6 @@ def info_nce(
     return (terms * is_positive).sum(1) / counts
 
 
-def fcl_loss(
-    q: Tensor,
-    partitions: Tensor,
-    local: Features,
-    drawn: Features,
-    *,
-    temperature: float,
-    denominator: Denominator,
-    local_negatives: LocalNegatives,
-    matchable: Tensor | None = None,
-) -> Tensor:
-    """Mean over the batch of L_q, see `fcl_terms`."""
-    return fcl_terms(
-        q,
-        partitions,
-        local,
-        drawn,
-        temperature=temperature,
-        denominator=denominator,
-        local_negatives=local_negatives,
-        matchable=matchable,
-    ).mean()
-
-
 def fcl_terms(
     q: Tensor,
     partitions: Tensor,

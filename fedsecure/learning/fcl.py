@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from fedsecure.config import Study
 from fedsecure.learning import bank
 from fedsecure.learning.bank import Features
-from fedsecure.learning.contrastive import fcl_loss, fcl_terms
+from fedsecure.learning.contrastive import fcl_terms
 from fedsecure.learning.job import Job
 from fedsecure.learning.method import weights
 from fedsecure.learning.model import Branch, load_tensors
@@ -63,24 +63,12 @@ class FclTraining:
         # Before the main pass: its freed activations are memory the other one takes up warm.
         self._keys = Features(self._momentum.of(views), partitions)
         q = F.normalize(self.network(views), dim=1)
-        settings = self._settings
-        if settings.loss == "separable":
-            subjects = torch.from_numpy(batch.subjects).to(self._device).repeat(2)
-            terms = fcl_terms(
-                q,
-                partitions,
-                self._keys,
-                bank.take(self._remote, self._rows(self._remote)),
-                temperature=settings.temperature,
-                denominator=settings.denominator,
-                local_negatives=settings.local_negatives,
-                own=subjects[:, None] == subjects[None, :],
-            )
-            return terms.sum() / (2 * settings.batch)
-        own = self._momentum.queue
-        pool = bank.join(own, self._remote)
+        settings, separable = self._settings, self._settings.loss == "separable"
+        subjects = torch.from_numpy(batch.subjects).to(self._device).repeat(2)
+        local = bank.empty(q.shape[1], self._device) if separable else self._momentum.queue
+        pool = bank.join(local, self._remote)
         rows = self._rows(pool)
-        return fcl_loss(
+        terms = fcl_terms(
             q,
             partitions,
             self._keys,
@@ -88,8 +76,10 @@ class FclTraining:
             temperature=settings.temperature,
             denominator=settings.denominator,
             local_negatives=settings.local_negatives,
-            matchable=rows >= len(own) if settings.remote_only else None,
+            matchable=rows >= len(local) if settings.remote_only else None,
+            own=subjects[:, None] == subjects[None, :] if separable else None,
         )
+        return terms.sum() / (2 * settings.batch) if separable else terms.mean()
 
     def _rows(self, pool: Features) -> torch.Tensor:
         """Q', as rows of Q."""

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
 from fedsecure.learning.bank import Features
-from fedsecure.learning.contrastive import Denominator, LocalNegatives, fcl_loss, fcl_terms, info_nce
+from fedsecure.learning.contrastive import Denominator, LocalNegatives, fcl_terms, info_nce
 
 
 def _unit(*degrees: float) -> torch.Tensor:
     return torch.tensor([[math.cos(math.radians(a)), math.sin(math.radians(a))] for a in degrees])
+
+
+def fcl_loss(*arguments: Any, **named: Any) -> torch.Tensor:
+    return fcl_terms(*arguments, **named).mean()
 
 
 # By hand, in two dimensions with two partitions and tau = 1/2, so that exp(q.k / tau) = exp(2 cos angle).
