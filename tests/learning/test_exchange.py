@@ -40,9 +40,8 @@ def test_a_round_gives_what_its_form_shares_and_nothing_of_the_others(
         assert set(_train(study, cohort, round_=1)[0]) == {Flow.WEIGHTS}  # the last one's would train nobody
 
 
-@pytest.mark.parametrize("loss", ["batch", "separable"])
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("draw", ["uniform", "stratified"])
+@pytest.mark.parametrize(("loss", "draw"), [("batch", "uniform"), ("separable", "stratified")])
 def test_what_others_shared_is_trained_with(form: str, loss: str, draw: str, toy_study: Make, cohort: Cohort) -> None:
     """With two partitions' prototypes only: to the others' queries they are negatives, and L_remote is 0."""
     study = toy_study(exchange=form, loss=loss, draw=draw)
@@ -54,9 +53,8 @@ def test_what_others_shared_is_trained_with(form: str, loss: str, draw: str, toy
     assert together[1] != alone[1]
 
 
-@pytest.mark.parametrize("loss", ["batch", "separable"])
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("draw", ["uniform", "stratified"])
+@pytest.mark.parametrize(("loss", "draw"), [("batch", "uniform"), ("separable", "stratified")])
 @pytest.mark.parametrize(
     "world",
     [
