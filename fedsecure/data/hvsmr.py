@@ -4,8 +4,8 @@
     training_axial_crop_pat0-label.nii.gz        its label, here or under "Ground truth/"
     testing_axial_crop_pat10.nii.gz              patients without labels
 
-Images may lie in folders of their own, such as "Training dataset/". One patient's images in several forms are one heart:
-one of them is used, cropped ones first.
+Images may lie in folders of their own, such as "Training dataset/". One patient's images in several forms are one
+heart: one of them is used, cropped ones first.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def estimate_seconds(shard: Shard, done: Sequence[Record], guess_minutes: float)
 def run_shards(shards: Sequence[Shard], sitting: Sitting, told: Told) -> int:
     """Run what has not finished, in order, until done or the limit; returns how many are left.
 
-    Raises as `federate` does; shards that run beside the one that failed are ended with it. A shard that was
+    Raises as `federate` does, after the shards beside the one that failed have come to their end. A shard that was
     interrupted goes on from its work folder the next time.
     """
     began = monotonic()
@@ -102,8 +102,8 @@ def run_shards(shards: Sequence[Shard], sitting: Sitting, told: Told) -> int:
     with ProcessPoolExecutor(sitting.jobs, mp_context=get_context("spawn")) as pool:
         running: set[Future[Record]] = set()
         while True:
-            while len(running) < sitting.jobs and not over_limit() and (shard := next(waiting, None)) is not None:
-                running.add(pool.submit(run_shard, shard, sitting, _silent))
+            while len(running) < sitting.jobs and not over_limit() and (following := next(waiting, None)) is not None:
+                running.add(pool.submit(run_shard, following, sitting, _silent))
             if not running:
                 return len(todo) - ended
             finished_now, running = wait(running, return_when=FIRST_COMPLETED)

@@ -101,7 +101,7 @@ def expand(protocol: Protocol, asked: Asked) -> Expanded:
         tuned_base = over(_base(protocol, budget, experiment, asked, asked.target), {"finetune": {"modes": ["local"]}})
     tuned_on = asked.target or asked.data
     tuned_base, labelled, left_out = _possible(tuned_base, budget, tuned_world, tuned_on)
-    shards = []
+    shards: list[Shard] = []
     for number, seed in enumerate(budget.seeds):
         for arm in arms:
             if arm.always or number < budget.few:

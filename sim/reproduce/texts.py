@@ -17,8 +17,8 @@ from sim.reproduce.tables import Cell, Line, Table
 NONE: Final = "–"
 _CSV: Final = (
     "arm", "title", "mode", "labelled", "dice", "sd", "units", "difference", "low", "high", "pairs", "paper",
-    "paper_sd", "knn_accuracy", "untrained", "norm", "up_bytes", "down_bytes", "rho", "sigma", "model_up_bytes", "model_down_bytes",
-    "seconds", "seeds",
+    "paper_sd", "knn_accuracy", "untrained", "norm", "up_bytes", "down_bytes", "rho", "sigma", "model_up_bytes",
+    "model_down_bytes", "seconds", "seeds",
 )  # fmt: skip
 _LATEX: Final = {"&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "–": "--", "−": "$-$", "±": r"$\pm$"}
 
@@ -77,8 +77,8 @@ def _row(line: Line, cell: Cell) -> tuple[object, ...]:
     return (
         line.arm.name, line.arm.title, cell.mode, cell.labelled, cell.dice.mean, cell.dice.sd, cell.dice.n,
         gain and gain.mean, gain and gain.low, gain and gain.high, gain and gain.n, paper and paper[0],
-        paper and paper[1], line.accuracy, line.untrained, line.norm, line.up, line.down, line.rho, line.sigma, line.model_up,
-        line.model_down, line.seconds, line.seeds,
+        paper and paper[1], line.accuracy, line.untrained, line.norm, line.up, line.down, line.rho, line.sigma,
+        line.model_up, line.model_down, line.seconds, line.seeds,
     )  # fmt: skip
 
 
@@ -162,9 +162,9 @@ def _provenance(heading: Heading) -> str:
 def _reading(heading: Heading) -> str:
     said = [
         "Dice: mean ± SD over trainings: of local fine-tuning one a site and seed (folds averaged), of federated one a "
-        "seed and fold (sites averaged); mean over patients, then structures, on the grid that the network sees. Against "
-        "random: mean paired difference with its 95 % t-interval; pairs share labelled patients, batches and decoder. "
-        "The scored patients are the same under all seeds, so intervals say nothing of other patients.",
+        "seed and fold (sites averaged); mean over patients, then structures, on the grid that the network sees. "
+        "Against random: mean paired difference with its 95 % t-interval; pairs share labelled patients, batches and "
+        "decoder. The scored patients are the same under all seeds, so intervals say nothing of other patients.",
         "kNN: 15-nearest-neighbour accuracy of naming the partition, pooled over sites (Local CL: mean of each site's "
         "own); norm: of the mean embedding, 1 is collapse. up, down: bytes of a site in pre-training, mean over sites. "
         "seconds: of a whole shard, with other shards beside it.",
