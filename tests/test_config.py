@@ -86,7 +86,8 @@ OTHER: dict[str, Any] = {
     "pretrain.batches": "uniform", "pretrain.momentum_start": "reset", "pretrain.denominator": "literal",
     "pretrain.exchange": "none", "pretrain.target": "copy", "pretrain.distance": "r2", "mae.patch": 16,
     "pretrain.local_negatives": "bank", "pretrain.positives": "view", "finetune.labelled": [3],
-    "finetune.modes": ["local"],
+    "finetune.modes": ["local"], "data.fold": [0, 5], "data.split_seed": 5, "data.judged": "validation",
+    "start": "random", "encoder": "1" * 64,
 }  # fmt: skip
 
 
@@ -95,6 +96,8 @@ def test_every_setting_is_in_the_digest(name: str) -> None:
     base: dict[str, Any] = {"sites": [{"name": "z", "weight": 1}, {"name": "y", "weight": 1}]}
     if name == "sites":
         base = {}
+    if name == "encoder":
+        base |= {"start": "encoder", "encoder": "0" * 64}
     *rooms, leaf = name.split(".")
     if rooms and rooms[0] in OWN_SETTINGS:
         base["framework"] = rooms[0]

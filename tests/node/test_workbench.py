@@ -67,4 +67,4 @@ def test_a_start_from_elsewhere_is_used_only_if_it_is_the_one_that_the_study_nam
     path.write_bytes(raw)
     Workbench(tmp_path).prepare(0)
     made = unpack_model((tmp_path / "models/prepared.safetensors").read_bytes())
-    assert all(np.array_equal(made[name], value) for name, value in unpack_model(raw).items())
+    assert all(np.array_equal(made[f"encoder.{name}"], value) for name, value in unpack_model(raw).items())
