@@ -24,7 +24,14 @@ from protocols.session import CHUNK_TYPE, CREDIT_TYPE, Buffers, Session
 
 RESET: Final = b"\x05"  # first byte of a packet: "I do not know this session"; unauthenticated, so only a hint
 RETRY_S: Final = 2.0  # an offer without an answer for so long is made again
-_RESET_SIZE: Final = 1 + ID_SIZE
+RESET_SIZE: Final = 1 + ID_SIZE
+
+
+def reset_of(packet: bytes) -> bytes | None:
+    """What to answer to a packet that comes by a connection on which no session has begun; None for nothing."""
+    if packet[:1] in (bytes((CHUNK_TYPE,)), bytes((CREDIT_TYPE,))) and len(packet) > ID_SIZE:
+        return RESET + packet[1 : 1 + ID_SIZE]
+    return None
 
 
 class Link(ABC):
@@ -153,7 +160,7 @@ class Initiator(Link):
 
     def _shake(self, first: int, packet: bytes) -> None:
         if first == RESET[0]:
-            if len(packet) != _RESET_SIZE:
+            if len(packet) != RESET_SIZE:
                 raise Malformed(self.peer, "the bytes are not a reset")
             if self._session is not None and packet[1:] == self._session.id:
                 # Whatever of the present frame the peer has refused it would refuse again: it is not kept.
@@ -181,6 +188,23 @@ class Responder(Link):
         """A frame for a site that is away is dropped."""
         if self._session is not None:
             super().send(frame)
+
+    def welcome(self, packet: bytes) -> None:
+        """Begin anew on another connection, whose first packet this is: an offer.
+
+        Raises a FaultyPeer, and stays where it is, unless the offer holds.
+        """
+        if packet[:1] != OFFER:
+            raise UnexpectedMessage(self.peer, "a connection begins with an offer")
+        session, self._session = self._session, None
+        try:
+            self._shake(OFFER[0], packet)
+        finally:
+            self._session = session
+        reply, pending = self._replies.pop(), self._pending
+        super().lost()  # keeps what waits, and what did not leave whole
+        self._replies.append(reply)
+        self._pending, self._reset = pending, b""
 
     def lost(self) -> None:
         super().lost()

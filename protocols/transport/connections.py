@@ -29,8 +29,8 @@ class Connections:
         self._speaking: dict[int, Connection] = {}
 
     def accepted(self, descriptor: int, now: float) -> None:
-        if descriptor not in self._speaking:
-            self._silent[descriptor] = Connection(descriptor, _far_address(descriptor)), now
+        self.gone(descriptor)  # whatever had the number before
+        self._silent[descriptor] = Connection(descriptor, _far_address(descriptor)), now
 
     def gone(self, descriptor: int) -> None:
         self._silent.pop(descriptor, None)
@@ -39,7 +39,8 @@ class Connections:
     def spoke(self, descriptor: int) -> Connection:
         """A packet came by it."""
         self._silent.pop(descriptor, None)
-        if descriptor not in self._speaking:
+        known = self._speaking.get(descriptor)
+        if known is None or known.address is None:
             self._speaking[descriptor] = Connection(descriptor, _far_address(descriptor))
         return self._speaking[descriptor]
 

@@ -10,7 +10,9 @@ socket, so that frames travel, sessions begin and connections close while the no
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import math
 import time
 from typing import Final, NamedTuple
 
@@ -20,8 +22,8 @@ from zmq.auth.thread import ThreadAuthenticator
 from keys.encoding import z85
 from keys.roster import Roster
 from protocols.errors import FaultyPeer, ProtocolError
-from protocols.handshake import Party
-from protocols.link import Initiator
+from protocols.handshake import OFFER, Party
+from protocols.link import RESET_SIZE, Initiator, Responder, reset_of
 from protocols.session import Buffers
 from protocols.transport.connections import Connection, Connections, hang_up
 from protocols.transport.mailbox import Mailbox
@@ -31,6 +33,8 @@ from protocols.transport.zmq_endpoint import Endpoint
 _DOMAIN: Final = "fedsecure"
 _INBOX: Final = 64  # frames waiting to be polled, and no more bytes than one of the largest; beyond, TCP holds back
 _CLIENT_QUEUE: Final = 64  # frames of a site waiting for the connection
+_REDIAL_S: Final = 5.0  # libzmq does not try again where it was refused; the roster may have let us in meanwhile
+_REFUSED: Final = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 _DAY_S: Final = 86_400.0  # after so long a site connects anew, for fresh keys of CURVE
 
 
@@ -135,20 +139,31 @@ class CurveServer(Endpoint):
             return
         if len(parts) != 2:
             return  # a packet is one part behind the routing id that ROUTER puts in front
-        route = self._routes.get(name)
-        if route is None or route.id != parts[0].bytes:
-            # One key has one connection, the newest: who was restarted is reached, and nobody holds a hundred.
-            self._hang_up(name)
-            link.lost()
-            self._routes[name] = _Route(parts[0].bytes, connection)
         try:
-            frame = link.receive(parts[1].buffer)
+            frame = self._hear(name, link, parts, connection)
         except FaultyPeer as error:
             self._inbox.refuse(error)
         else:
             if frame is not None:
                 self._inbox.put((name, frame), len(frame))
         self._send_to(name, now)
+
+    def _hear(self, name: str, link: Responder, parts: list[zmq.Frame], connection: Connection) -> bytes | None:
+        """One key has one connection: the newest that has made an offer which holds."""
+        route, packet = self._routes.get(name), parts[1].buffer
+        if route is not None and route.id == parts[0].bytes:
+            return link.receive(packet)
+        if packet[:1] != OFFER:
+            # Left over from an earlier connection, or sent before this one was noticed to be new.
+            reset = reset_of(packet[:RESET_SIZE].tobytes())
+            if reset is not None:
+                with contextlib.suppress(zmq.ZMQError):
+                    self._socket.send_multipart([parts[0].bytes, reset], flags=zmq.DONTWAIT)
+            return None
+        link.welcome(packet.tobytes())
+        self._hang_up(name)
+        self._routes[name] = _Route(parts[0].bytes, connection)
+        return None
 
     def _flush(self, now: float) -> bool:
         names, self._dirty = self._dirty, set()
@@ -190,6 +205,7 @@ class CurveClient(Endpoint):
         self._inbox: Mailbox[bytes] = Mailbox(_INBOX, maximum)
         self._endpoint = endpoint
         self._renew_at = time.monotonic() + _DAY_S
+        self._redial_at = math.inf
         super().__init__(party, zmq.DEALER)
         try:
             self._socket.curve_serverkey = party.roster.members[coordinator].channel
@@ -222,14 +238,17 @@ class CurveClient(Endpoint):
     def refusals(self) -> list[ProtocolError]:
         return self._inbox.refusals()
 
-    def _noticed(self, event: int, _: int, __: float) -> None:
+    def _noticed(self, event: int, _: int, now: float) -> None:
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._link.lost()
+        elif event & _REFUSED:
+            self._redial_at = now + _REDIAL_S
 
     def _housekeeping(self, now: float) -> None:
-        if now >= self._renew_at and self._link.idle:
-            self._renew_at = now + _DAY_S
-            self._socket.disconnect(self._endpoint)
+        if now >= self._redial_at or (now >= self._renew_at and self._link.idle):
+            self._redial_at, self._renew_at = math.inf, now + _DAY_S
+            with contextlib.suppress(zmq.ZMQError):  # after a refusal libzmq has given the connection up itself
+                self._socket.disconnect(self._endpoint)
             self._socket.connect(self._endpoint)
 
     def _receive(self, now: float) -> bool:

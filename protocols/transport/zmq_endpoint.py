@@ -51,6 +51,7 @@ class Endpoint(ABC):
             self._nudge()
             self._thread.join()
         self._socket.disable_monitor()
+        self._monitor.close()
         self._socket.close()
         self._release()
         self._context.term()

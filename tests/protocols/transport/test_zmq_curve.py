@@ -142,7 +142,8 @@ class Raw:
         self, context: zmq.Context[zmq.Socket[bytes]], party: Party, endpoint: str, routing_id: bytes = b""
     ) -> None:
         self.socket = context.socket(zmq.DEALER)
-        self.socket.routing_id = routing_id
+        if routing_id:
+            self.socket.routing_id = routing_id
         self.socket.curve_secretkey = party.identity.channel_key
         self.socket.curve_publickey = party.identity.public.channel
         self.socket.curve_serverkey = party.roster.members["hub"].channel
@@ -379,18 +380,34 @@ def test_a_client_may_come_before_its_server(parties: dict[str, Party]) -> None:
 
 
 def test_the_newest_connection_of_a_name_is_the_one_that_is_answered(
-    server: CurveServer, parties: dict[str, Party]
+    server: CurveServer, context: zmq.Context[zmq.Socket[bytes]], parties: dict[str, Party]
 ) -> None:
     """A site that was restarted is reached although its old connection has not been noticed as dead."""
-    old, new = (CurveClient(parties["north"], maximum=MAXIMUM, endpoint=server.endpoint) for _ in "12")
-    for client, frame in ((old, b"old"), (new, b"new")):
-        client.send(frame)
-        assert server.poll(SOON) == [("north", frame)]
+    old = Raw(context, parties["north"], server.endpoint)
+    old.open(b"old")
+    assert server.poll(SOON) == [("north", b"old")]
+    new = CurveClient(parties["north"]._replace(boot=2), maximum=MAXIMUM, endpoint=server.endpoint)
+    new.send(b"new")
+    assert server.poll(SOON) == [("north", b"new")]
+    server.send("north", b"answer")
+    assert new.poll(SOON) == [b"answer"]
+    assert old.pump(0.1) == []
+    new.close()
+
+
+def test_an_older_start_takes_nothing_from_a_newer_one(server: CurveServer, parties: dict[str, Party]) -> None:
+    """Two processes with the keys of one site, one of them from a copy of its folder."""
+    new = CurveClient(parties["north"]._replace(boot=2), maximum=MAXIMUM, endpoint=server.endpoint)
+    new.send(b"new")
+    assert server.poll(SOON) == [("north", b"new")]
+    old = CurveClient(parties["north"], maximum=MAXIMUM, endpoint=server.endpoint)
+    assert server.poll(REFUSED) == []
+    assert {error.rule for error in server.refusals()} == {"a node's boot number never falls"}
     server.send("north", b"answer")
     assert new.poll(SOON) == [b"answer"]
     assert old.poll(0) == []
-    old.close()
     new.close()
+    old.close()
 
 
 def test_a_route_that_leads_nowhere_is_forgotten(server: CurveServer, parties: dict[str, Party]) -> None:
