@@ -107,10 +107,16 @@ _ANSWERS: Final = Decoder(Answer)
 class Offered:
     """An offer that waits for its answer. Holds the ephemeral private keys; forget it and they are gone."""
 
-    def __init__(self, party: Party, previous: bytes = NO_SESSION) -> None:
+    def __init__(
+        self, party: Party, previous: bytes = NO_SESSION, ephemerals: tuple[bytes, bytes] | None = None
+    ) -> None:
+        """`ephemerals` is for tests: raw X25519 key and ML-KEM seed, which otherwise come from the operating system."""
         self._party = party
-        self._exchange = X25519PrivateKey.generate()
-        self._decapsulation = MLKEM768PrivateKey.generate()
+        if ephemerals is None:
+            self._exchange, self._decapsulation = X25519PrivateKey.generate(), MLKEM768PrivateKey.generate()
+        else:
+            self._exchange = X25519PrivateKey.from_private_bytes(ephemerals[0])
+            self._decapsulation = MLKEM768PrivateKey.from_seed_bytes(ephemerals[1])
         offer = Offer(
             1,
             party.study,

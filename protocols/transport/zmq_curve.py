@@ -153,7 +153,7 @@ class CurveServer(Endpoint):
         route, packet = self._routes.get(name), parts[1].buffer
         if route is not None and route.id == parts[0].bytes:
             return link.receive(packet)
-        if packet[:1] != OFFER:
+        if packet[:1].tobytes() != OFFER:
             # Left over from an earlier connection, or sent before this one was noticed to be new.
             reset = reset_of(packet[:RESET_SIZE].tobytes())
             if reset is not None:
@@ -267,7 +267,7 @@ class CurveClient(Endpoint):
         return not self._inbox.full
 
     def _flush(self, now: float) -> bool:
-        while self._socket.get(zmq.EVENTS) & zmq.POLLOUT:
+        while self._socket.getsockopt(zmq.EVENTS) & zmq.POLLOUT:  # type: ignore[operator]  # an int, for this option
             packet = self._link.next_packet(now)
             if packet is None:
                 return self._deadline is not None and not self._link.idle

@@ -44,6 +44,14 @@ class Wire:
             made.append(bytes(packet))
         return made
 
+    def take_one(self, source: Link) -> list[bytes]:
+        packet = source.next_packet(self.now)
+        return [] if packet is None else [bytes(packet)]
+
+    def give_all(self, sink: Link, packets: list[bytes]) -> None:
+        for packet in packets:
+            self.give(sink, packet)
+
     def give(self, sink: Link, packet: bytes) -> None:
         try:
             frame = sink.receive(packet)
@@ -56,10 +64,8 @@ class Wire:
     def settle(self) -> None:
         """Carry packets until neither end has any."""
         while (up := self.take(self.site)) + (down := self.take(self.hub)):
-            for packet in up:
-                self.give(self.hub, packet)
-            for packet in down:
-                self.give(self.site, packet)
+            self.give_all(self.hub, up)
+            self.give_all(self.site, down)
 
 
 @pytest.fixture
@@ -75,6 +81,10 @@ def joined(wire: Wire) -> Wire:
     assert wire.site.established
     assert wire.hub.established
     return wire
+
+
+def keys_at(link: Link) -> bytes | None:
+    return None if link._session is None else link._session.id
 
 
 def keys_of(wire: Wire) -> bytes:
@@ -129,34 +139,29 @@ def test_any_order_of_packets_frames_and_rekeys_keeps_every_frame_in_order(wire:
     ids = set()
     wire.settle()
     for step in range(600):
-        match rng.randrange(7):
-            case 0 if step < 400:
-                frame = rng.randbytes(rng.choice([0, 10, 5000])) or bytes(rng.choice([1, 3, 12]) * CHUNK)
-                to = rng.choice(["hub", "north"])
-                (wire.site if to == "hub" else wire.hub).send(frame)
-                sent[to].append(frame)
-            case 1 if step < 400:
-                wire.site.rekey()
-            case 2 | 3 if (packet := wire.site.next_packet(wire.now)) is not None:
-                up.append(bytes(packet))
-            case 4 | 5 if (packet := wire.hub.next_packet(wire.now)) is not None:
-                down.append(bytes(packet))
-            case _:
-                if up:
-                    wire.give(wire.hub, up.pop(0))
-                if down:
-                    wire.give(wire.site, down.pop(0))
-        if wire.site._session is not None:
-            ids.add(wire.site._session.id)
+        action = rng.randrange(7)
+        if action == 0 and step < 400:
+            frame = rng.randbytes(rng.choice([0, 10, 5000])) or bytes(rng.choice([1, 3, 12]) * CHUNK)
+            to = rng.choice(["hub", "north"])
+            (wire.site if to == "hub" else wire.hub).send(frame)
+            sent[to].append(frame)
+        elif action == 1 and step < 400:
+            wire.site.rekey()
+        elif action in (2, 3):
+            up += wire.take_one(wire.site)
+        elif action in (4, 5):
+            down += wire.take_one(wire.hub)
+        else:
+            wire.give_all(wire.hub, [up.pop(0)] if up else [])
+            wire.give_all(wire.site, [down.pop(0)] if down else [])
+        ids.add(keys_at(wire.site))
     for _ in range(1000):
         up += wire.take(wire.site)
         down += wire.take(wire.hub)
         if not up and not down:
             break
-        for packet in up:
-            wire.give(wire.hub, packet)
-        for packet in down:
-            wire.give(wire.site, packet)
+        wire.give_all(wire.hub, up)
+        wire.give_all(wire.site, down)
         up, down = [], []
     assert [len(wire.frames[name]) for name in sent] == [len(sent[name]) for name in sent]
     assert wire.frames == sent
