@@ -14,7 +14,7 @@ def test_memory_sees_what_is_taken_and_what_was() -> None:
     del block
     after, peak = memory()
     assert taken - now > 60 << 20
-    assert peak >= taken
+    assert peak - now > 60 << 20
     assert after < peak
 
 
