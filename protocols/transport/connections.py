@@ -21,6 +21,25 @@ class Connection(NamedTuple):
     address: object  # far end, None if it is gone already
 
 
+OFFERS: Final = 200  # handshakes that one key may begin in a window, each of which costs half a millisecond
+WINDOW_S: Final = 10.0
+
+
+class Pace:
+    """How often each key begins a handshake."""
+
+    def __init__(self) -> None:
+        self._begun: dict[str, tuple[float, int]] = {}  # name -> start of its window, offers since
+
+    def allows(self, name: str, now: float) -> bool:
+        """Count one more offer of `name`; False when it is one too many."""
+        start, count = self._begun.get(name, (now, 0))
+        if now - start >= WINDOW_S:
+            start, count = now, 0
+        self._begun[name] = start, count + 1
+        return count < OFFERS
+
+
 class Connections:
     """Which connections there are, and which of them have said nothing yet."""
 

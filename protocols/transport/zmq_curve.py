@@ -21,11 +21,11 @@ from zmq.auth.thread import ThreadAuthenticator
 
 from keys.encoding import z85
 from keys.roster import Roster
-from protocols.errors import FaultyPeer, ProtocolError
+from protocols.errors import FaultyPeer, ProtocolError, UnexpectedMessage
 from protocols.handshake import OFFER, Party
 from protocols.link import RESET_SIZE, Initiator, Responder, reset_of
 from protocols.session import Buffers
-from protocols.transport.connections import Connection, Connections, hang_up
+from protocols.transport.connections import Connection, Connections, Pace, hang_up
 from protocols.transport.mailbox import Mailbox
 from protocols.transport.switchboard import Switchboard
 from protocols.transport.zmq_endpoint import Endpoint
@@ -49,6 +49,7 @@ class CurveServer(Endpoint):
         self._board = Switchboard(party, maximum)
         self._inbox: Mailbox[tuple[str, bytes]] = Mailbox(_INBOX, maximum)
         self._connections = Connections()
+        self._pace = Pace()
         self._routes: dict[str, _Route] = {}  # by name: the connection its last packet came by
         self._dirty: set[str] = set()  # names for which something may wait
         self._doorkeeper = _Doorkeeper()
@@ -140,7 +141,7 @@ class CurveServer(Endpoint):
         if len(parts) != 2:
             return  # a packet is one part behind the routing id that ROUTER puts in front
         try:
-            frame = self._hear(name, link, parts, connection)
+            frame = self._hear(name, link, parts, connection, now)
         except FaultyPeer as error:
             self._inbox.refuse(error)
         else:
@@ -148,12 +149,18 @@ class CurveServer(Endpoint):
                 self._inbox.put((name, frame), len(frame))
         self._send_to(name, now)
 
-    def _hear(self, name: str, link: Responder, parts: list[zmq.Frame], connection: Connection) -> bytes | None:
+    def _hear(
+        self, name: str, link: Responder, parts: list[zmq.Frame], connection: Connection, now: float
+    ) -> bytes | None:
         """One key has one connection: the newest that has made an offer which holds."""
         route, packet = self._routes.get(name), parts[1].buffer
+        offers = packet[:1].tobytes() == OFFER
+        if offers and not self._pace.allows(name, now):
+            hang_up(connection)
+            raise UnexpectedMessage(name, "a site begins no more handshakes than it could need")
         if route is not None and route.id == parts[0].bytes:
             return link.receive(packet)
-        if packet[:1].tobytes() != OFFER:
+        if not offers:
             # Left over from an earlier connection, or sent before this one was noticed to be new.
             reset = reset_of(packet[:RESET_SIZE].tobytes())
             if reset is not None:
@@ -267,7 +274,7 @@ class CurveClient(Endpoint):
         return not self._inbox.full
 
     def _flush(self, now: float) -> bool:
-        while self._socket.getsockopt(zmq.EVENTS) & zmq.POLLOUT:  # type: ignore[operator]  # an int, for this option
+        while int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLOUT:
             packet = self._link.next_packet(now)
             if packet is None:
                 return self._deadline is not None and not self._link.idle
