@@ -77,6 +77,9 @@ class CoordinatorShell(Shell):
     def _receive(self, timeout: float) -> list[tuple[str, bytes]]:
         return self._transport.poll(timeout)
 
+    def _channel(self) -> ServerTransport:
+        return self._transport
+
     def _admit(self, opened: Opened) -> None:
         """A box is checked before it is relayed: what does not hold is then its maker's fault and nobody else's."""
         match opened.message:

@@ -74,6 +74,9 @@ class SiteShell(Shell):
     def _receive(self, timeout: float) -> list[tuple[str, bytes]]:
         return [(self._roster.coordinator, frame) for frame in self._transport.poll(timeout)]
 
+    def _channel(self) -> ClientTransport:
+        return self._transport
+
     def _admit(self, opened: Opened) -> None:
         """Nothing more: a relayed box is checked when it is opened, and only against its announcement before."""
 
@@ -176,6 +179,7 @@ class SiteShell(Shell):
             arrays = unpack_arrays(self._store.read(f"outgoing/{flow}.safetensors"))
             self._gate.release(Update(flow, arrays), context)
         self._control(RoundDone(stage, round_))
+        self._transport.rekey()  # what comes next belongs to another round
         for used in ("outgoing/*", "incoming/*.bank"):  # un-noised updates, and other hospitals' features in the clear
             self._store.forget(used)
 

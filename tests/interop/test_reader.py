@@ -50,7 +50,7 @@ ROSTER = reader.Roster(
 )
 
 
-@pytest.mark.parametrize("file", ["reader.py", "roster_reader.py"])
+@pytest.mark.parametrize("file", ["reader.py", "roster_reader.py", "session_reader.py"])
 def test_the_readers_are_independent(file: str) -> None:
     tree = ast.parse(Path(__file__).with_name(file).read_text("utf-8"))
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
