@@ -278,7 +278,11 @@ class CurveClient(Endpoint):
             packet = self._link.next_packet(now)
             if packet is None:
                 return self._deadline is not None and not self._link.idle
-            self._socket.send(packet, flags=zmq.DONTWAIT)
+            try:
+                self._socket.send(packet, flags=zmq.DONTWAIT)
+            except zmq.Again:  # the connection has ended since the socket was asked; the next begins a session anew
+                self._link.lost()
+                break
         return self._deadline is None or not self._link.idle
 
     def _release(self) -> None:

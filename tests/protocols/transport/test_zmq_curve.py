@@ -386,6 +386,39 @@ def test_a_client_finds_a_server_that_was_restarted(parties: dict[str, Party]) -
     server.close()
 
 
+def test_a_connection_that_ends_before_a_packet_is_sent_is_no_failure(
+    parties: dict[str, Party], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The socket takes packets when it is asked, and none any more when the next one is sealed."""
+    server = CurveServer(parties["hub"], maximum=MAXIMUM)
+    north = CurveClient(parties["north"], maximum=MAXIMUM, endpoint=server.endpoint)
+    north.send(b"first")
+    assert server.poll(SOON) == [("north", b"first")]
+    seal = north._link.next_packet
+
+    def slowly(now: float) -> bytes | memoryview | None:
+        packet = seal(now)
+        if packet is not None:
+            server.close()
+            time.sleep(0.3)
+        return packet
+
+    monkeypatch.setattr(north._link, "next_packet", slowly)
+    north.send(bytes(MAXIMUM))
+    time.sleep(1)
+    monkeypatch.setattr(north._link, "next_packet", seal)
+    again = CurveServer(parties["hub"], maximum=MAXIMUM, endpoint=server.endpoint)
+    arrived: list[tuple[str, bytes]] = []
+    deadline = time.monotonic() + 2 * SOON
+    while ("north", b"second") not in arrived and time.monotonic() < deadline:
+        assert north.poll(0) == []  # would raise
+        north.send(b"second")
+        arrived += again.poll(0.2)
+    assert ("north", b"second") in arrived
+    north.close()
+    again.close()
+
+
 def test_a_client_may_come_before_its_server(parties: dict[str, Party]) -> None:
     first = CurveServer(parties["hub"], maximum=MAXIMUM)
     endpoint = first.endpoint
