@@ -243,8 +243,16 @@ class Responder(Link):
         pending = self._pending
         if pending is None or bytes(packet[1 : 1 + ID_SIZE]) != pending.id:
             return super()._sealed(packet)
-        frame = pending.receive(packet)
-        super().lost()  # keeps what did not leave whole; the replies are of handshakes that are over
+        try:
+            frame = pending.receive(packet)
+        except FaultyPeer:
+            if pending.broken:  # the site has it already, and has given up the one before
+                self._pending, self._deferred, self._succeeds = None, None, False
+                self._unknown(pending.id)
+            raise
+        # On one connection a frame is unfinished here only if the site has dropped the session in the midst of it, as it
+        # does when it refuses it. It would refuse it again: it is not kept. The replies are of handshakes that are over.
         self._session, self._pending, self._deferred = pending, None, None
         self._succeeds, self._reset = False, b""
+        self._replies.clear()
         return frame

@@ -87,6 +87,8 @@ class Session:
 
     def next_packet(self) -> memoryview | None:
         """The next packet, good until the next call on any session with these buffers; None if there is none now."""
+        if self.broken:
+            return None
         if self._owes_credit:
             self._owes_credit = False
             return self._packet(CREDIT_TYPE, self._granted, 0, memoryview(b""))
@@ -120,6 +122,8 @@ class Session:
         nothing; Incomplete, Oversize, Malformed or UnexpectedMessage for one that the peer did seal, which breaks the
         session.
         """
+        if self.broken:
+            raise UnexpectedMessage(self._peer, "nothing follows in a session that has ended")
         if len(packet) > MAXIMUM_PACKET:
             raise Oversize(self._peer, f"a packet has at most {MAXIMUM_PACKET} bytes")
         if len(packet) < HEADER.size + TAG:

@@ -220,6 +220,35 @@ def test_an_oversize_frame_is_refused_once_and_not_tried_again(parties: dict[str
     assert wire.frames["hub"] == [b"next"]
 
 
+def test_a_frame_that_the_site_refuses_is_not_tried_again(parties: dict[str, Party]) -> None:
+    wire = Wire(parties, maximum=4 * CHUNK)
+    wire.settle()
+    wire.hub.send(bytes(40 * CHUNK))
+    wire.hub.send(b"next")
+    for _ in range(20):  # an endless loop would be found here, and not by the test's time limit
+        for packet in wire.take(wire.hub):
+            wire.give(wire.site, packet)
+        for packet in wire.take(wire.site):
+            wire.give(wire.hub, packet)
+    assert [type(error).__name__ for error in wire.errors] == ["Oversize"]
+    assert wire.frames["north"] == [b"next"]
+
+
+def test_a_session_that_breaks_with_its_first_packet_gives_way_to_a_new_one(joined: Wire) -> None:
+    joined.site.rekey()
+    joined.give_all(joined.hub, joined.take(joined.site))
+    joined.give_all(joined.site, joined.take(joined.hub))
+    joined.site.send(b"lost")
+    joined.take(joined.site)  # the packet that would prove the new keys, and a frame
+    joined.site.send(b"next")
+    joined.settle()
+    assert [type(error).__name__ for error in joined.errors] == ["Incomplete"]
+    joined.errors.clear()
+    joined.site.send(b"and on")
+    joined.settle()
+    assert joined.frames["hub"] == [b"and on"]
+
+
 def test_an_offer_without_an_answer_is_made_again(wire: Wire) -> None:
     (first,) = wire.take(wire.site)
     assert wire.take(wire.site) == []

@@ -188,6 +188,9 @@ def test_a_member_that_breaks_the_rules_ends_the_session(how: str) -> None:
     assert caught.value.peer == "north"
     assert hub.broken
     assert hub.unfinished is None
+    assert hub.next_packet() is None
+    with pytest.raises(UnexpectedMessage, match="has ended"):
+        hub.receive(forged(site, CHUNK_TYPE, 1, 0, b"x"))
 
 
 def test_a_chunk_that_was_not_granted_ends_the_session() -> None:
