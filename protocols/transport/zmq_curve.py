@@ -133,7 +133,7 @@ class CurveServer(Endpoint):
     def _take(self, parts: list[zmq.Frame], now: float) -> None:
         connection = self._connections.spoke(int(parts[-1].get(zmq.SRCFD)))
         # A key that is dismissed while it is connected still has this connection: nothing of it is looked at.
-        name = self._doorkeeper.names.get(str(parts[-1].get("User-Id")))
+        name = self._doorkeeper.names.get(_user_of(parts[-1]))
         link = None if name is None else self._board.link(name)
         if name is None or link is None:
             hang_up(connection)
@@ -292,6 +292,14 @@ class CurveClient(Endpoint):
 class _Route(NamedTuple):
     id: bytes  # of ROUTER, to address the connection
     connection: Connection
+
+
+def _user_of(packet: zmq.Frame) -> str:
+    """The key that the ZAP handler has vouched for; empty if none has."""
+    try:
+        return str(packet.get("User-Id"))
+    except zmq.ZMQError:
+        return ""
 
 
 class _Doorkeeper:
