@@ -250,7 +250,7 @@ class Responder(Link):
                 self._pending, self._deferred, self._succeeds = None, None, False
                 self._unknown(pending.id)
             raise
-        # On one connection a frame is unfinished here only if the site has dropped the session in the midst of it, as it
+        # On one connection a frame is unfinished here only if the site dropped the session in the midst of it, as it
         # does when it refuses it. It would refuse it again: it is not kept. The replies are of handshakes that are over.
         self._session, self._pending, self._deferred = pending, None, None
         self._succeeds, self._reset = False, b""

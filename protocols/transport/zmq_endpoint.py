@@ -79,9 +79,7 @@ class Endpoint(ABC):
         while True:
             with self._lock:
                 now = time.monotonic()
-                while self._monitor.poll(0):
-                    event = recv_monitor_message(self._monitor)
-                    self._noticed(event["event"], event["value"], now)
+                self._listen(now)
                 self._housekeeping(now)
                 room = self._receive(now)
                 waiting = self._flush(now)
@@ -92,6 +90,11 @@ class Endpoint(ABC):
             if self._wake in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.eventfd_read(self._wake)
+
+    def _listen(self, now: float) -> None:
+        while self._monitor.poll(0):
+            event = recv_monitor_message(self._monitor)
+            self._noticed(event["event"], event["value"], now)
 
     def _packets(self) -> list[list[zmq.Frame]]:
         """Multipart messages that have arrived, a few at a time so that others get their turn."""

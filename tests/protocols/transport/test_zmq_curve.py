@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import socket
 import threading
@@ -49,7 +50,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Door:
-    """What becomes of a client that knocks. An empty inbox proves nothing: a server that lets everybody in has one too."""
+    """What becomes of a client that knocks. An empty inbox proves nothing: whoever lets all in has one too."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> None:
         self._socket = context.socket(zmq.DEALER)
@@ -307,6 +308,83 @@ def test_revocation_ends_a_live_connection_at_once(
     assert server.poll(SOON) == [("north", b"still here")]
 
 
+@pytest.mark.parametrize("packet", [[b"\xff"], [b"two", b"parts"], [b"\x03" + bytes(40)]])
+def test_revocation_ends_every_connection_of_a_key(
+    server: CurveServer, context: zmq.Context[zmq.Socket[bytes]], parties: dict[str, Party], packet: list[bytes]
+) -> None:
+    route = Raw(context, parties["south"], server.endpoint)
+    route.open(b"here")
+    assert server.poll(SOON) == [("south", b"here")]
+    others = [Raw(context, parties["south"], server.endpoint) for _ in range(10)]
+    for raw in others:
+        raw.socket.send_multipart(packet)
+    monitors = [raw.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED) for raw in (route, *others)]
+    deadline = time.monotonic() + SOON
+    while len(server._connections.of("south")) < 11 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    server.revoke("south")
+    assert [monitor.poll(1000) for monitor in monitors] == [1] * 11
+
+
+@pytest.mark.parametrize("packet", [[b"\xff"], [b"two", b"parts"], [b"\x03" + bytes(40)]])
+def test_who_talks_and_makes_no_offer_is_hung_up_on(
+    server: CurveServer,
+    context: zmq.Context[zmq.Socket[bytes]],
+    parties: dict[str, Party],
+    monkeypatch: pytest.MonkeyPatch,
+    packet: list[bytes],
+) -> None:
+    monkeypatch.setattr("protocols.transport.connections.GRACE_S", 0.3)
+    joined, talker = (Raw(context, parties[name], server.endpoint) for name in ("north", "south"))
+    joined.open(b"here")
+    assert server.poll(SOON) == [("north", b"here")]
+    monitors = [raw.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED) for raw in (joined, talker)]
+    talker.socket.send_multipart(packet)
+    assert monitors[1].poll(SOON * 1000)
+    assert not monitors[0].poll(500)
+
+
+def left_behind(server: CurveServer, context: zmq.Context[zmq.Socket[bytes]], party: Party) -> None:
+    """An offer of a connection that is over before it is read. Called while the server's thread waits."""
+    raw = Raw(context, party, server.endpoint)
+    raw.socket.send(Offered(party).packet)
+    time.sleep(0.3)
+    raw.socket.close(linger=0)
+    time.sleep(0.3)
+
+
+def test_what_a_dead_connection_left_behind_ends_nobody_elses(
+    server: CurveServer, context: zmq.Context[zmq.Socket[bytes]], parties: dict[str, Party]
+) -> None:
+    """The system gives the number of its descriptor to the next who connects."""
+    with server._lock:
+        left_behind(server, context, parties["south"])
+        north = Raw(context, parties["north"], server.endpoint)
+        monitor = north.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        north.socket.send(b"\xff")
+        time.sleep(0.3)
+    north.open(b"here")
+    assert server.poll(SOON) == [("north", b"here")]
+    server.revoke("south")
+    assert not monitor.poll(500)
+    server.send("north", b"still there")
+    assert north.pump(0.5) == [b"still there"]
+
+
+def test_what_a_dead_connection_left_behind_displaces_no_living_one(
+    server: CurveServer, context: zmq.Context[zmq.Socket[bytes]], parties: dict[str, Party]
+) -> None:
+    north = Raw(context, parties["north"], server.endpoint)
+    north.open(b"here")
+    assert server.poll(SOON) == [("north", b"here")]
+    monitor = north.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    with server._lock:
+        left_behind(server, context, parties["north"])
+    assert not monitor.poll(500)
+    server.send("north", b"still there")
+    assert north.pump(0.5) == [b"still there"]
+
+
 @pytest.mark.usefixtures("hasty")
 def test_a_roster_without_a_site_ends_its_connection_and_one_with_it_lets_it_in(
     server: CurveServer, roster: Roster, parties: dict[str, Party]
@@ -370,7 +448,7 @@ def test_a_key_has_one_connection(
 def test_who_connects_and_says_nothing_is_hung_up_on(
     server: CurveServer, parties: dict[str, Party], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("protocols.transport.connections.SILENT_S", 0.2)
+    monkeypatch.setattr("protocols.transport.connections.GRACE_S", 0.2)
     with socket.create_connection(("127.0.0.1", int(server.endpoint.rpartition(":")[2]))) as quiet:
         quiet.settimeout(SOON)
         while quiet.recv(1024):
@@ -380,12 +458,17 @@ def test_who_connects_and_says_nothing_is_hung_up_on(
 def test_a_crowd_that_says_nothing_is_thinned(
     server: CurveServer, parties: dict[str, Party], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("protocols.transport.connections.SILENT", 4)
+    monkeypatch.setattr("protocols.transport.connections.WAITING", 4)
     address = ("127.0.0.1", int(server.endpoint.rpartition(":")[2]))
     crowd = [socket.create_connection(address) for _ in range(12)]
-    crowd[0].settimeout(SOON)
-    while crowd[0].recv(1024):
-        pass
+    closed = 0
+    for end in crowd:
+        end.settimeout(0.2)
+        with contextlib.suppress(TimeoutError):
+            while end.recv(1024):
+                pass
+            closed += 1
+    assert closed == 8
     north = CurveClient(parties["north"], maximum=MAXIMUM, endpoint=server.endpoint)
     north.send(b"in the crowd")
     assert server.poll(SOON) == [("north", b"in the crowd")]
