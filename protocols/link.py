@@ -14,16 +14,30 @@ its answer and the first packet under the new keys. So no frame is ever in two s
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections import deque
 from typing import Final
 
 from protocols.errors import FaultyPeer, Malformed, UnexpectedMessage
-from protocols.handshake import ANSWER, ID_SIZE, NO_SESSION, OFFER, Offered, Party, SessionKeys, answer, read_offer
+from protocols.handshake import (
+    ANSWER,
+    ID_SIZE,
+    NO_SESSION,
+    OFFER,
+    Offered,
+    Party,
+    SessionKeys,
+    answer,
+    answered_by,
+    read_offer,
+)
 from protocols.session import CHUNK_TYPE, CREDIT_TYPE, Buffers, Session
 
 RESET: Final = b"\x05"  # first byte of a packet: "I do not know this session"; unauthenticated, so only a hint
-RETRY_S: Final = 2.0  # an offer without an answer for so long is made again
+RETRY_S: Final = 2.0  # an offer without an answer for so long is sent again, and then after twice as long
+RETRY_MAXIMUM_S: Final = 30.0
+_OFFERS: Final = 16  # of this site, to which late answers are no fault
 RESET_SIZE: Final = 1 + ID_SIZE
 
 
@@ -133,7 +147,12 @@ class Initiator(Link):
 
     _offered: Offered | None = None
     _retry_at = 0.0
+    _patience = RETRY_S
     _rekey = False
+
+    def __init__(self, party: Party, peer: str, *, maximum: int, queue: int, buffers: Buffers) -> None:
+        super().__init__(party, peer, maximum=maximum, queue=queue, buffers=buffers)
+        self._made: deque[bytes] = deque(maxlen=_OFFERS)  # digests of the last offers
 
     def rekey(self) -> None:
         """Fresh keys, as soon as the frame on its way out is through."""
@@ -143,6 +162,10 @@ class Initiator(Link):
         super().lost()
         self._offered = None
 
+    def follow(self, party: Party) -> None:
+        super().follow(party)
+        self._offered = None  # it names the roster before
+
     def _holding(self) -> bool:
         return self._rekey or self._offered is not None
 
@@ -150,10 +173,17 @@ class Initiator(Link):
         session = self._session
         if session is not None and not (session.quiet and self._holding()):
             return  # also until it has proved its keys: the coordinator knows a session from then on
-        if self._offered is None or now >= self._retry_at:
-            self._offered = Offered(self._party, NO_SESSION if session is None else session.id)
-            self._retry_at = now + RETRY_S
-            self._replies.append(self._offered.packet)
+        previous = NO_SESSION if session is None else session.id
+        if self._offered is None or self._offered.previous != previous:
+            self._offered = Offered(self._party, previous)
+            self._made.append(self._offered.digest)
+            self._patience = RETRY_S
+        elif now >= self._retry_at:  # the same again: its answer may be on its way, and a new one would make it void
+            self._patience = min(2 * self._patience, RETRY_MAXIMUM_S)
+        else:
+            return
+        self._retry_at = now + self._patience
+        self._replies.append(self._offered.packet)
 
     def _unknown(self, session: bytes) -> None:
         """Nothing to be said: this end makes an offer whenever it has no session."""
@@ -168,6 +198,9 @@ class Initiator(Link):
             return
         if first != ANSWER[0]:
             raise UnexpectedMessage(self.peer, "a coordinator answers offers and makes none")
+        answered = answered_by(packet, self.peer)
+        if answered in self._made and (self._offered is None or answered != self._offered.digest):
+            return  # to an offer of this site that is over: late, and no fault
         if self._offered is None:
             raise UnexpectedMessage(self.peer, "an answer follows an offer")
         keys, self._least_boot = self._offered.finish(packet, self._least_boot)
@@ -179,6 +212,7 @@ class Initiator(Link):
 class Responder(Link):
     """The coordinator's end towards one site."""
 
+    _answered = (b"", b"")  # digest of the last offer that was answered, and the answer
     _deferred: bytes | None = None  # an answer that waits until the frame on its way out is through
     _pending: Session | None = None  # of an offer that is answered, and not proved yet
     _succeeds = False  # the pending session takes over from the present one, whose frames are all through
@@ -196,9 +230,13 @@ class Responder(Link):
         """
         if packet[:1] != OFFER:
             raise UnexpectedMessage(self.peer, "a connection begins with an offer")
-        session, self._session = self._session, None
+        session, answered = self._session, self._answered
+        self._session, self._answered = None, (b"", b"")
         try:
             self._shake(OFFER[0], packet)
+        except FaultyPeer:
+            self._answered = answered
+            raise
         finally:
             self._session = session
         reply, pending = self._replies.pop(), self._pending
@@ -210,7 +248,11 @@ class Responder(Link):
         super().lost()
         self._waiting.clear()
         self._deferred = self._pending = None
-        self._succeeds, self._reset = False, b""
+        self._succeeds, self._reset, self._answered = False, b"", (b"", b"")
+
+    def follow(self, party: Party) -> None:
+        super().follow(party)
+        self._answered = (b"", b"")  # to an offer that names the roster before
 
     def _holding(self) -> bool:
         return self._deferred is not None or self._succeeds
@@ -228,8 +270,15 @@ class Responder(Link):
     def _shake(self, first: int, packet: bytes) -> None:
         if first != OFFER[0]:
             raise UnexpectedMessage(self.peer, "a site makes offers and answers none")
+        digest = hashlib.sha256(packet).digest()
+        if digest == self._answered[0]:
+            # Sent again. Another answer would make the one on its way void; once its session is proved it was there.
+            if self._pending is not None and self._deferred is None and not self._replies:
+                self._replies.append(self._answered[1])
+            return
         offer = read_offer(packet, peer=self.peer, party=self._party, least_boot=self._least_boot)
         reply, keys = answer(packet, offer, self._party)
+        self._answered = digest, reply
         self._least_boot = offer.boot
         self._pending = self._begin(keys, to_coordinator=False)
         self._succeeds = self._session is not None and offer.previous == self._session.id
@@ -251,7 +300,7 @@ class Responder(Link):
                 self._unknown(pending.id)
             raise
         # On one connection a frame is unfinished here only if the site dropped the session in the midst of it, as it
-        # does when it refuses it. It would refuse it again: it is not kept. The replies are of handshakes that are over.
+        # does when it refuses it. It would refuse it again: it is not kept. The replies are of past handshakes.
         self._session, self._pending, self._deferred = pending, None, None
         self._succeeds, self._reset = False, b""
         self._replies.clear()

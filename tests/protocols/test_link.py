@@ -249,18 +249,102 @@ def test_a_session_that_breaks_with_its_first_packet_gives_way_to_a_new_one(join
     assert joined.frames["hub"] == [b"and on"]
 
 
-def test_an_offer_without_an_answer_is_made_again(wire: Wire) -> None:
+def test_an_offer_without_an_answer_is_sent_again_ever_more_seldom(wire: Wire) -> None:
     (first,) = wire.take(wire.site)
-    assert wire.take(wire.site) == []
-    wire.now += RETRY_S
-    (second,) = wire.take(wire.site)
-    assert first != second
+    began, times = wire.now, []
+    while wire.now < began + 130:
+        wire.now += 0.5
+        for packet in wire.take(wire.site):
+            assert packet == first
+            times.append(wire.now - began)
+    assert times == [2, 6, 14, 30, 60, 90, 120]
+
+
+def test_an_offer_that_was_sent_again_is_answered_by_the_same_answer(wire: Wire) -> None:
+    (offer,) = wire.take(wire.site)
+    wire.give(wire.hub, offer)
+    (first,) = wire.take(wire.hub)
+    wire.give(wire.hub, offer)
+    (second,) = wire.take(wire.hub)
+    assert first == second
+    wire.give_all(wire.site, [first, second])
+    wire.settle()
+    wire.give(wire.hub, offer)  # and not at all when its session holds
+    assert wire.take(wire.hub) == []
+    wire.give(wire.site, first)
+    wire.site.send(b"on")
+    wire.settle()
+    assert wire.frames["hub"] == [b"on"]
+
+
+@pytest.mark.parametrize("delay", [0.5, 2.5, 20.0])
+def test_a_slow_network_is_no_fault_and_no_hindrance(wire: Wire, delay: float) -> None:
+    """Each packet takes `delay` seconds; the site has a frame to send, and changes keys."""
+    under_way: list[tuple[float, Link, bytes]] = []
+    wire.site.send(b"here")
+    until = wire.now + 12 * delay
+    rekeyed = False
+    while wire.now < until:
+        wire.now += 0.25
+        for source, sink in ((wire.site, wire.hub), (wire.hub, wire.site)):
+            under_way += [(wire.now + delay, sink, packet) for packet in wire.take(source)]
+        for at, sink, packet in list(under_way):
+            if at <= wire.now:
+                wire.give(sink, packet)
+                under_way.remove((at, sink, packet))
+        if wire.frames["hub"] and not rekeyed:
+            rekeyed = True
+            before = keys_of(wire)
+            wire.site.rekey()
+            wire.site.send(b"under other keys")
+    assert wire.frames["hub"] == [b"here", b"under other keys"]
+    assert keys_of(wire) != before
+
+
+def test_answers_to_offers_that_are_over_are_no_fault(wire: Wire) -> None:
+    (first,) = wire.take(wire.site)
     wire.give(wire.hub, first)
-    wire.give(wire.hub, second)
-    for packet in wire.take(wire.hub):
-        wire.give(wire.site, packet)
-    assert [error.rule for error in wire.errors] == ["an answer is to the offer just made"]
-    wire.errors.clear()
+    (late,) = wire.take(wire.hub)
+    wire.site.lost()
+    wire.take(wire.site)
+    wire.give(wire.site, late)
+    assert not wire.site.established
+    wire.hub.lost()
+    wire.now += RETRY_S
+    wire.settle()
+    assert wire.site.established
+
+
+def test_an_answer_to_an_offer_of_another_is_one(wire: Wire, parties: dict[str, Party]) -> None:
+    """Somebody has this site's keys, or the coordinator confuses two."""
+    wire.take(wire.site)
+    wire.give(wire.hub, Offered(parties["north"]).packet)
+    (answer,) = wire.take(wire.hub)
+    with pytest.raises(Replayed, match="the offer just made"):
+        wire.site.receive(answer)
+
+
+def test_an_offer_whose_session_is_gone_is_made_anew(parties: dict[str, Party]) -> None:
+    """The coordinator would answer it after a frame that the site has refused, and never has through."""
+    wire = Wire(parties, maximum=4 * CHUNK)
+    wire.settle()
+    wire.hub.send(bytes(40 * CHUNK))
+    refused = wire.take(wire.hub)
+    wire.site.rekey()
+    wire.give_all(wire.hub, wire.take(wire.site))
+    wire.give_all(wire.site, refused)
+    wire.hub.send(b"next")
+    wire.settle()
+    assert [type(error).__name__ for error in wire.errors] == ["Oversize"]
+    assert wire.frames["north"] == [b"next"]
+
+
+def test_a_roster_is_followed_from_the_next_offer_on(wire: Wire, parties: dict[str, Party]) -> None:
+    roster = parties["hub"].roster
+    larger = Roster("hub", {**roster.members, "west": Identity.generate().public})
+    wire.take(wire.site)  # an offer that names the old roster is on its way
+    wire.hub.follow(parties["hub"]._replace(roster=larger))
+    wire.site.follow(parties["north"]._replace(roster=larger))
     wire.settle()
     assert wire.site.established
 
@@ -329,7 +413,7 @@ def test_whatever_is_no_packet_of_the_other_role_is_refused(joined: Wire, partie
         (joined.hub, offer[:-1], Malformed),
         (joined.hub, offer + b"x", Malformed),
         (joined.site, offer, UnexpectedMessage),
-        (joined.site, b"\x02unasked", UnexpectedMessage),
+        (joined.site, b"\x02unasked", Malformed),
         (joined.site, RESET + bytes(7), Malformed),
         (joined.site, b"\xff", UnexpectedMessage),
     ):
