@@ -37,6 +37,8 @@ from protocols.session import CHUNK_TYPE, CREDIT_TYPE, Buffers, Session
 RESET: Final = b"\x05"  # first byte of a packet: "I do not know this session"; unauthenticated, so only a hint
 RETRY_S: Final = 2.0  # an offer without an answer for so long is sent again, and then after twice as long
 RETRY_MAXIMUM_S: Final = 30.0
+_SITES_QUEUE: Final = 64  # frames of a site that wait for the connection
+_SITES_ROUND: Final = 8  # frames of the largest size, of which a round has one for each kind of release
 _OFFERS: Final = 16  # of this site, to which late answers are no fault
 RESET_SIZE: Final = 1 + ID_SIZE
 
@@ -51,9 +53,10 @@ def reset_of(packet: bytes) -> bytes | None:
 class Link(ABC):
     """One end. `send` queues; `next_packet` says what to put on the wire; `receive` takes what came from it."""
 
-    def __init__(self, party: Party, peer: str, *, maximum: int, queue: int, buffers: Buffers) -> None:
-        """maximum: bytes of a frame taken in; queue: frames that may wait, more are dropped."""
+    def __init__(self, party: Party, peer: str, *, maximum: int, queue: int, room: int, buffers: Buffers) -> None:
+        """maximum: bytes of a frame taken in; queue, room: frames, and their bytes, that may wait; more are dropped."""
         self.peer = peer
+        self.room = room
         self._party = party
         self._maximum = maximum
         self._queue = queue
@@ -73,7 +76,7 @@ class Link(ABC):
         return not self._waiting and (self._session is None or self._session.unfinished is None)
 
     def send(self, frame: bytes) -> None:
-        if len(self._waiting) < self._queue:
+        if len(self._waiting) < self._queue and sum(map(len, self._waiting)) + len(frame) <= self.room:
             self._waiting.append(frame)
 
     def next_packet(self, now: float) -> bytes | memoryview | None:
@@ -150,8 +153,8 @@ class Initiator(Link):
     _patience = RETRY_S
     _rekey = False
 
-    def __init__(self, party: Party, peer: str, *, maximum: int, queue: int, buffers: Buffers) -> None:
-        super().__init__(party, peer, maximum=maximum, queue=queue, buffers=buffers)
+    def __init__(self, party: Party, peer: str, *, maximum: int, queue: int, room: int, buffers: Buffers) -> None:
+        super().__init__(party, peer, maximum=maximum, queue=queue, room=room, buffers=buffers)
         self._made: deque[bytes] = deque(maxlen=_OFFERS)  # digests of the last offers
 
     def rekey(self) -> None:
@@ -207,6 +210,12 @@ class Initiator(Link):
         self._offered, self._rekey = None, False
         self._session = self._begin(keys, to_coordinator=True)
         self._session.confirm()
+
+
+def initiator(party: Party, maximum: int) -> Initiator:
+    """A site's end with room for all that a round has it say."""
+    coordinator, room = party.roster.coordinator, _SITES_ROUND * maximum
+    return Initiator(party, coordinator, maximum=maximum, queue=_SITES_QUEUE, room=room, buffers=Buffers())
 
 
 class Responder(Link):

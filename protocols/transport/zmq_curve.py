@@ -22,8 +22,7 @@ from zmq.auth.thread import ThreadAuthenticator
 from keys.roster import Roster
 from protocols.errors import FaultyPeer, ProtocolError, UnexpectedMessage
 from protocols.handshake import NO_SESSION, OFFER, Party
-from protocols.link import RESET, RESET_SIZE, Initiator, Responder, reset_of
-from protocols.session import Buffers
+from protocols.link import RESET, RESET_SIZE, Responder, initiator, reset_of
 from protocols.transport.connections import Connection, Connections, Pace
 from protocols.transport.doorkeeper import Doorkeeper, user_of
 from protocols.transport.mailbox import Mailbox
@@ -32,7 +31,6 @@ from protocols.transport.zmq_endpoint import Endpoint
 
 _DOMAIN: Final = "fedsecure"
 _INBOX: Final = 64  # frames waiting to be polled, and no more bytes than one of the largest; beyond, TCP holds back
-_CLIENT_QUEUE: Final = 64  # frames of a site waiting for the connection
 _REDIAL_S: Final = 5.0  # libzmq does not try again where it was refused; the roster may have let us in meanwhile
 _REFUSED: Final = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 _AWAY: Final = (errno.EHOSTUNREACH, errno.EAGAIN)  # the connection is over, or takes nothing
@@ -231,7 +229,7 @@ class CurveClient(Endpoint):
     def __init__(self, party: Party, *, maximum: int, endpoint: str) -> None:
         """maximum: bytes of a frame. Raises zmq.ZMQError if `endpoint` is not one."""
         coordinator = party.roster.coordinator
-        self._link = Initiator(party, coordinator, maximum=maximum, queue=_CLIENT_QUEUE, buffers=Buffers())
+        self._link = initiator(party, maximum)
         self._inbox: Mailbox[bytes] = Mailbox(_INBOX, maximum)
         self._endpoint = endpoint
         self._renew_at = time.monotonic() + _DAY_S

@@ -31,8 +31,10 @@ class Wire:
     """A site's link and the coordinator's, and what has come of them."""
 
     def __init__(self, parties: dict[str, Party], maximum: int = MAXIMUM) -> None:
-        self.site = Initiator(parties["north"], "hub", maximum=maximum, queue=1000, buffers=Buffers())
-        self.hub = Responder(parties["hub"], "north", maximum=maximum, queue=1000, buffers=Buffers())
+        self.site = Initiator(
+            parties["north"], "hub", maximum=maximum, queue=1000, room=1000 * CHUNK, buffers=Buffers()
+        )
+        self.hub = Responder(parties["hub"], "north", maximum=maximum, queue=1000, room=1000 * CHUNK, buffers=Buffers())
         self.now = 100.0
         self.frames: dict[str, list[bytes]] = {"hub": [], "north": []}
         self.errors: list[FaultyPeer] = []
@@ -104,6 +106,17 @@ def test_frames_wait_for_the_session_and_then_go_both_ways(wire: Wire) -> None:
     assert wire.frames["north"] == [b"to north"]
     assert wire.site.idle
     assert wire.hub.idle
+
+
+def test_what_waits_for_a_site_that_grants_nothing_is_bounded_by_its_bytes(joined: Wire) -> None:
+    joined.hub.room = 30 * CHUNK
+    granted: list[bytes] = []
+    for number in range(50):
+        joined.hub.send(bytes((number,)) * (10 * CHUNK))
+        granted += joined.take(joined.hub)
+    joined.give_all(joined.site, granted)
+    joined.settle()
+    assert [frame[0] for frame in joined.frames["north"]] == [0, 1, 2, 3]  # one under way, and three that wait
 
 
 def test_a_rekey_gives_fresh_keys(joined: Wire) -> None:
@@ -181,7 +194,9 @@ def test_a_frame_half_on_its_way_when_the_connection_breaks_is_sent_again(joined
 
 def test_a_site_that_was_restarted_takes_over(joined: Wire, parties: dict[str, Party]) -> None:
     before = keys_of(joined)
-    joined.site = Initiator(parties["north"]._replace(boot=2), "hub", maximum=MAXIMUM, queue=9, buffers=Buffers())
+    joined.site = Initiator(
+        parties["north"]._replace(boot=2), "hub", maximum=MAXIMUM, queue=9, room=MAXIMUM, buffers=Buffers()
+    )
     joined.site.send(b"again")
     joined.settle()
     assert joined.frames["hub"] == [b"again"]
@@ -189,7 +204,9 @@ def test_a_site_that_was_restarted_takes_over(joined: Wire, parties: dict[str, P
 
 
 def test_a_coordinator_that_was_restarted_is_told_to_by_a_reset(joined: Wire, parties: dict[str, Party]) -> None:
-    joined.hub = Responder(parties["hub"]._replace(boot=2), "north", maximum=MAXIMUM, queue=9, buffers=Buffers())
+    joined.hub = Responder(
+        parties["hub"]._replace(boot=2), "north", maximum=MAXIMUM, queue=9, room=MAXIMUM, buffers=Buffers()
+    )
     joined.site.send(b"to the old one")
     joined.settle()
     joined.site.send(b"to the new one")
@@ -394,7 +411,12 @@ def test_an_answer_of_another_is_refused(
 ) -> None:
     (offer,) = wire.take(wire.site)
     impostor = Responder(
-        parties["hub"]._replace(identity=identities["south"]), "north", maximum=MAXIMUM, queue=9, buffers=Buffers()
+        parties["hub"]._replace(identity=identities["south"]),
+        "north",
+        maximum=MAXIMUM,
+        queue=9,
+        room=MAXIMUM,
+        buffers=Buffers(),
     )
     impostor.receive(offer)
     with pytest.raises(BadSignature) as caught:

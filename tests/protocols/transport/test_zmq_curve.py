@@ -18,8 +18,8 @@ from keys.identity import Identity
 from keys.roster import Roster
 from protocols.errors import BadSignature, UnexpectedMessage, WrongRoster
 from protocols.handshake import Offered, Party
-from protocols.link import Initiator
-from protocols.session import MAXIMUM_PACKET, Buffers
+from protocols.link import initiator
+from protocols.session import MAXIMUM_PACKET
 from protocols.transport.zmq_curve import CurveClient, CurveServer
 
 MAXIMUM = 1 << 20
@@ -215,7 +215,7 @@ class Raw:
         self.socket.curve_publickey = party.identity.public.channel
         self.socket.curve_serverkey = party.roster.members["hub"].channel
         self.socket.connect(endpoint)
-        self.link = Initiator(party, "hub", maximum=MAXIMUM, queue=8, buffers=Buffers())
+        self.link = initiator(party, MAXIMUM)
         self.arrived: list[bytes] = []
 
     def pump(self, seconds: float) -> list[bytes]:
