@@ -64,6 +64,13 @@ class Party(NamedTuple):
     boot: int
 
 
+def moved(party: Party, roster: Roster) -> Party:
+    """`party` under another roster. Raises ValueError if that has other keys for it, or another coordinator."""
+    if roster.members.get(party.name) != party.identity.public or roster.coordinator != party.roster.coordinator:
+        raise ValueError("the node's identity or its coordinator is not the one of this roster")
+    return party._replace(roster=roster)
+
+
 class Offer(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A site's. Everything that the session is bound to stands here."""
 

@@ -106,6 +106,11 @@ class Link(ABC):
         self._session = None
         self._replies.clear()
 
+    @property
+    def party(self) -> Party:
+        """As whom this end acts."""
+        return self._party
+
     def follow(self, party: Party) -> None:
         """From the next handshake on, act as `party`: the roster has changed."""
         self._party = party
@@ -166,8 +171,11 @@ class Initiator(Link):
         self._offered = None
 
     def follow(self, party: Party) -> None:
+        before = self._party.roster.members[self.peer]
         super().follow(party)
         self._offered = None  # it names the roster before
+        if party.roster.members[self.peer] != before:
+            self.lost()  # with whoever has the keys before
 
     def _holding(self) -> bool:
         return self._rekey or self._offered is not None

@@ -1,20 +1,10 @@
-"""Who may connect, by channel keys: what the ZAP handler (RFC 27) asks, and what it has said of a packet."""
+"""Who may connect, by channel keys: what the ZAP handler (RFC 27) asks."""
 
 from __future__ import annotations
-
-import zmq
 
 from keys.encoding import z85
 from keys.roster import Roster
 from protocols.transport.switchboard import Switchboard
-
-
-def user_of(packet: zmq.Frame) -> str:
-    """The key that the ZAP handler has vouched for; empty if none has."""
-    try:
-        return str(packet.get("User-Id"))
-    except zmq.ZMQError:
-        return ""
 
 
 class Doorkeeper:

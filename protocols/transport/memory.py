@@ -9,7 +9,7 @@ from typing import Final
 
 from keys.roster import Roster
 from protocols.errors import FaultyPeer, ProtocolError, UnknownPeer
-from protocols.handshake import Party
+from protocols.handshake import Party, moved
 from protocols.link import Link, initiator
 from protocols.transport.mailbox import Mailbox
 from protocols.transport.switchboard import Switchboard
@@ -152,6 +152,11 @@ class MemoryClient:
 
     def poll(self, timeout: float) -> list[bytes]:
         return self.inbox.take(timeout)
+
+    def accept(self, roster: Roster) -> None:
+        with self._hub.lock:
+            self.link.follow(moved(self.link.party, roster))
+            self._hub.settle(self.name)
 
     def rekey(self) -> None:
         with self._hub.lock:

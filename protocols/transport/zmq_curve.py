@@ -21,10 +21,10 @@ from zmq.auth.thread import ThreadAuthenticator
 
 from keys.roster import Roster
 from protocols.errors import FaultyPeer, ProtocolError, UnexpectedMessage
-from protocols.handshake import NO_SESSION, OFFER, Party
+from protocols.handshake import NO_SESSION, OFFER, Party, moved
 from protocols.link import RESET, RESET_SIZE, Responder, initiator, reset_of
 from protocols.transport.connections import Connection, Connections, Pace
-from protocols.transport.doorkeeper import Doorkeeper, user_of
+from protocols.transport.doorkeeper import Doorkeeper
 from protocols.transport.mailbox import Mailbox
 from protocols.transport.switchboard import Switchboard
 from protocols.transport.zmq_endpoint import Endpoint
@@ -139,7 +139,7 @@ class CurveServer(Endpoint):
         if connection is None or connection.ended:
             return
         # A key that is dismissed while it is connected still has this connection: nothing of it is looked at.
-        name = self._doorkeeper.names.get(user_of(parts[-1]))
+        name = self._doorkeeper.names.get(_user_of(parts[-1]))
         link = None if name is None else self._board.link(name)
         if name is None or link is None:
             connection.hang_up()
@@ -258,6 +258,14 @@ class CurveClient(Endpoint):
             self._nudge()
         return frames
 
+    def accept(self, roster: Roster) -> None:
+        with self._lock:
+            before, party = self._link.party, moved(self._link.party, roster)
+            self._link.follow(party)
+            if roster.members[roster.coordinator] != before.roster.members[roster.coordinator]:
+                self._redial_at = 0.0
+        self._nudge()
+
     def rekey(self) -> None:
         with self._lock:
             self._link.rekey()
@@ -277,6 +285,8 @@ class CurveClient(Endpoint):
             self._redial_at, self._renew_at = math.inf, now + _DAY_S
             with contextlib.suppress(zmq.ZMQError):  # after a refusal libzmq has given the connection up itself
                 self._socket.disconnect(self._endpoint)
+            roster = self._link.party.roster
+            self._socket.curve_serverkey = roster.members[roster.coordinator].channel
             self._socket.connect(self._endpoint)
 
     def _receive(self, now: float) -> bool:
@@ -308,3 +318,11 @@ class CurveClient(Endpoint):
 
     def _release(self) -> None:
         """Nothing."""
+
+
+def _user_of(packet: zmq.Frame) -> str:
+    """The key that the ZAP handler has vouched for; empty if none has."""
+    try:
+        return str(packet.get("User-Id"))
+    except zmq.ZMQError:
+        return ""

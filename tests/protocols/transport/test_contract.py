@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from keys.identity import Identity
+from keys.roster import Roster
+from protocols.errors import WrongRoster
 from protocols.handshake import Party
 from protocols.transport.base import ClientTransport, ServerTransport
 from protocols.transport.memory import MemoryHub
@@ -130,6 +133,44 @@ def test_a_receiver_that_does_not_keep_up_blocks_nobody(world: World) -> None:
     assert time.monotonic() - began < SOON
     world.server.send("south", b"still here")
     assert south.poll(SOON) == [b"still here"]
+
+
+def test_both_ends_follow_a_roster_while_they_run(world: World, roster: Roster) -> None:
+    north = world.joined("north")
+    larger = Roster("hub", {**roster.members, "west": Identity.generate().public})
+    world.server.accept(larger)
+    north.accept(larger)
+    north.rekey()  # a handshake, in which both name the roster
+    north.send(b"under the new one")
+    assert world.server.poll(SOON) == [("north", b"under the new one")]
+    world.server.send("north", b"and back")
+    assert north.poll(SOON) == [b"and back"]
+    assert world.server.refusals() == []
+
+
+def test_an_offer_of_the_roster_before_does_not_stand_in_the_way(world: World, roster: Roster) -> None:
+    """The coordinator is the first to follow, and refuses; the site follows, and is let in."""
+    larger = Roster("hub", {**roster.members, "west": Identity.generate().public})
+    world.server.accept(larger)
+    north = world.client("north")
+    north.send(b"waits")
+    assert world.server.poll(NEVER) == []
+    assert [type(error) for error in world.server.refusals()] == [WrongRoster]
+    north.accept(larger)
+    assert world.server.poll(SOON) == [("north", b"waits")]
+
+
+def test_a_site_follows_no_roster_with_other_keys_for_it_or_another_coordinator(world: World, roster: Roster) -> None:
+    north = world.joined("north")
+    for other in (
+        Roster("hub", {**roster.members, "north": Identity.generate().public}),
+        Roster("hub", {name: roster.members[name] for name in ("hub", "south")}),
+        Roster("south", roster.members),
+    ):
+        with pytest.raises(ValueError, match="not the one of this roster"):
+            north.accept(other)
+    north.send(b"as before")
+    assert world.server.poll(SOON) == [("north", b"as before")]
 
 
 def test_polling_waits_no_longer_than_told(world: World) -> None:

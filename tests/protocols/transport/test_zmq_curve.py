@@ -431,6 +431,26 @@ def test_who_acts_on_another_roster_is_refused_by_name(
     south.close()
 
 
+@pytest.mark.usefixtures("hasty")
+def test_a_site_follows_its_coordinator_to_new_keys(parties: dict[str, Party], roster: Roster) -> None:
+    rotated = Identity.generate()
+    changed = Roster("hub", {**roster.members, "hub": rotated.public})
+    server = CurveServer(parties["hub"], maximum=MAXIMUM)
+    north = CurveClient(parties["north"], maximum=MAXIMUM, endpoint=server.endpoint)
+    north.send(b"to the old keys")
+    assert server.poll(SOON) == [("north", b"to the old keys")]
+    server.close()
+    server = CurveServer(
+        parties["hub"]._replace(identity=rotated, roster=changed, boot=2), maximum=MAXIMUM, endpoint=server.endpoint
+    )
+    north.send(b"to the new keys")
+    assert server.poll(REFUSED) == []
+    north.accept(changed)
+    assert server.poll(SOON) == [("north", b"to the new keys")]
+    north.close()
+    server.close()
+
+
 def test_a_key_has_one_connection(
     server: CurveServer, context: zmq.Context[zmq.Socket[bytes]], parties: dict[str, Party]
 ) -> None:
