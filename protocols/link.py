@@ -85,6 +85,9 @@ class Link(ABC):
         if self._replies:
             return self._replies.popleft()
         session = self._session
+        if session is not None and session.spent:
+            self._give_up(session)
+            return self.next_packet(now)
         if session is None:
             return None
         if session.unfinished is None and self._waiting and not self._holding():
@@ -105,6 +108,13 @@ class Link(ABC):
             self._waiting.appendleft(self._session.unfinished)
         self._session = None
         self._replies.clear()
+
+    def _give_up(self, session: Session) -> None:
+        """It may seal nothing more."""
+        if session.unfinished is not None:
+            self._waiting.appendleft(session.unfinished)
+        self._session = None
+        self._unknown(session.id)
 
     @property
     def party(self) -> Party:

@@ -117,7 +117,7 @@ class MemoryServer:
                 self._hub.settle(peer)
 
     def poll(self, timeout: float) -> list[tuple[str, bytes]]:
-        return self.inbox.take(timeout)
+        return self.inbox.take(timeout)[0]
 
     def accept(self, roster: Roster) -> None:
         with self._hub.lock:
@@ -151,7 +151,7 @@ class MemoryClient:
             self._hub.settle(self.name)
 
     def poll(self, timeout: float) -> list[bytes]:
-        return self.inbox.take(timeout)
+        return self.inbox.take(timeout)[0]
 
     def accept(self, roster: Roster) -> None:
         with self._hub.lock:

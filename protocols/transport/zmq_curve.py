@@ -86,8 +86,7 @@ class CurveServer(Endpoint):
 
     def poll(self, timeout: float) -> list[tuple[str, bytes]]:
         self._healthy()
-        full = self._inbox.full
-        frames = self._inbox.take(timeout)
+        frames, full = self._inbox.take(timeout)
         if full:
             self._nudge()
         return frames
@@ -252,8 +251,7 @@ class CurveClient(Endpoint):
 
     def poll(self, timeout: float) -> list[bytes]:
         self._healthy()
-        full = self._inbox.full
-        frames = self._inbox.take(timeout)
+        frames, full = self._inbox.take(timeout)
         if full:
             self._nudge()
         return frames

@@ -55,10 +55,14 @@ class Endpoint(ABC):
         self._socket.close()
         self._release()
         self._context.term()
-        os.close(self._wake)
+        with self._lock:
+            os.close(self._wake)
+            self._wake = -1  # its number may soon be somebody else's
 
     def _nudge(self) -> None:
-        os.eventfd_write(self._wake, 1)
+        with self._lock:
+            if self._wake >= 0:
+                os.eventfd_write(self._wake, 1)
 
     def _run(self) -> None:
         try:

@@ -43,4 +43,4 @@ def test_a_running_node_ends_with_its_roster(tmp_path: Path) -> None:
         finally:
             node.kill()
     assert node.returncode == 1
-    assert said == "the trust file is damaged\n"
+    assert said == "the trust file is damaged (to blame: operator)\n"

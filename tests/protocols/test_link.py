@@ -119,6 +119,21 @@ def test_what_waits_for_a_site_that_grants_nothing_is_bounded_by_its_bytes(joine
     assert [frame[0] for frame in joined.frames["north"]] == [0, 1, 2, 3]  # one under way, and three that wait
 
 
+@pytest.mark.parametrize("whose", ["hub", "north"])
+def test_a_session_that_has_sealed_all_it_may_gives_way_to_another(
+    joined: Wire, monkeypatch: pytest.MonkeyPatch, whose: str
+) -> None:
+    before = keys_of(joined)
+    monkeypatch.setattr("protocols.session._PACKETS", 6)
+    source = joined.hub if whose == "north" else joined.site
+    frames = [bytes(3 * CHUNK), bytes(4 * CHUNK), b"last"]
+    for frame in frames:
+        source.send(frame)
+    joined.settle()
+    assert joined.frames[whose] == frames
+    assert keys_of(joined) != before
+
+
 def test_a_rekey_gives_fresh_keys(joined: Wire) -> None:
     seen = {keys_of(joined)}
     for _ in range(5):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -196,3 +198,17 @@ def test_closing_twice_is_closing_once(world: World) -> None:
     for end in (world.client("north"), world.server):
         end.close()
         end.close()
+
+
+def test_what_is_said_after_the_end_goes_nowhere(world: World, roster: Roster, tmp_path: Path) -> None:
+    north = world.joined("north")
+    north.close()
+    world.server.close()
+    with ExitStack() as files:  # take the numbers of what was open before
+        taken = [files.enter_context((tmp_path / str(number)).open("wb")) for number in range(40)]
+        north.send(b"late")
+        north.rekey()
+        north.accept(roster)
+        world.server.send("north", b"late")
+        assert world.server.poll(0) == []
+        assert [file.seek(0, 2) for file in taken] == [0] * 40
