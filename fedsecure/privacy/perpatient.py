@@ -18,13 +18,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-# Norms are taken in float64 and clipped sums are float32: each step of the sum may round by 2^-24 of its size.
+# Sums are float64, or their rounding would move with each patient by more than a float32 clip can promise: P patients
+# round by at most P^2 2^-53 C, which this slack covers up to P = 50,000.
 _SLACK = 1 - 2.0**-20
 
 
 @dataclass(frozen=True, slots=True)
 class ClippedSum:
-    """sum: one tensor a trainable parameter, in order; bound: C; patients: terms in it; clipped: how many were over C.
+    """sum: one float64 tensor a trainable parameter; bound: C; patients: terms in it; clipped: how many were over C.
 
     `patients`, `clipped` and `sum` are functions of patients' data: none of them is released by itself.
     """
@@ -45,7 +46,7 @@ def clipped_sum(network: nn.Module, losses: Iterable[Callable[[], Tensor]], boun
     An empty iterable gives zeros: an empty draw is released with noise like any other, or its silence would tell.
     """
     parameters = _trainable(network)
-    total = [torch.zeros_like(p) for p in parameters]
+    total = [torch.zeros_like(p, dtype=torch.float64) for p in parameters]
     patients = clipped = 0
     for loss in losses:
         gradients = torch.autograd.grad(loss(), parameters, allow_unused=True)
@@ -63,8 +64,8 @@ def clipped_sum_of(gradients: Sequence[Tensor], bound: float) -> ClippedSum:
     patients = len(gradients[0])
     norms = torch.stack([g.double().flatten(1).pow(2).sum(1) for g in gradients]).sum(0).sqrt()
     scales = [_scale(float(norm), bound) for norm in norms]
-    factors = torch.tensor(scales, dtype=torch.float32, device=gradients[0].device)
-    cleaned = (torch.where((factors > 0).view(-1, *[1] * (g.dim() - 1)), g, 0.0) for g in gradients)
+    factors = torch.tensor(scales, dtype=torch.float64, device=gradients[0].device)
+    cleaned = (torch.where((factors > 0).view(-1, *[1] * (g.dim() - 1)), g.double(), 0.0) for g in gradients)
     total = tuple(torch.einsum("p,p...->...", factors, g) for g in cleaned)
     return ClippedSum(total, bound, patients, sum(scale < 1 for scale in scales))
 

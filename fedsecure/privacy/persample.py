@@ -32,7 +32,7 @@ def patient_gradients(
         return [p.new_zeros((patients, *p.shape)) for p in network.parameters() if p.requires_grad]
     wrapped = GradSampleModule(network, loss_reduction="sum", strict=True)
     try:
-        loss_of(wrapped(images), labels).sum().backward()
+        loss_of(wrapped(images), labels).sum().backward()  # type: ignore[no-untyped-call]
         groups = torch.tensor(owners, device=images.device)
         gradients = []
         for parameter in (p for p in network.parameters() if p.requires_grad):

@@ -1,4 +1,4 @@
-"""The number printed is the number that holds: against the closed form, across accountants, over all that is refused."""
+"""The number printed is the number that holds: against the closed form, across accountants, whatever was released."""
 
 from __future__ import annotations
 

@@ -17,7 +17,14 @@ def of(z: float, *, sampling: float = 1.0, rounds: int = 10, discrete: bool = Fa
     sigma = share_sigma(z, 64.0, 6, 2)
     return [
         DiscreteGaussian(
-            flow="w", sensitivity=64.0, share_sigma=sigma, shares=4, dimension=5000, distance=1e-36, sampling=sampling, count=rounds
+            flow="w",
+            sensitivity=64.0,
+            share_sigma=sigma,
+            shares=4,
+            dimension=5000,
+            distance=1e-36,
+            sampling=sampling,
+            count=rounds,
         )
     ]
 
