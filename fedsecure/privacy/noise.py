@@ -70,10 +70,7 @@ class DiscreteGaussianTable:
         thresholds = [t for t in _thresholds(sigma, self._largest) if t < 2**128]
         self._high: _Words = np.array([t >> 64 for t in thresholds], np.uint64)
         self._low = [t & (2**64 - 1) for t in thresholds]
-        # Rounding moves each threshold by at most half a unit of 2^-128. The tails: the integral of the density beyond
-        # the largest value is at most sigma^2/x exp(-x^2 / 2 sigma^2), and the normaliser is at least 2 sigma.
-        tail = math.exp(-((self._largest / sigma) ** 2) / 2)
-        self.distance = (2 * self._largest + 1) * 2.0**-128 + tail
+        self.distance = distance(sigma)
         # Guide: for the first 16 bits of u, the answer, or -1 where a threshold lies among the u that begin so.
         edges = np.searchsorted(self._high, np.arange(1 << _CELLS, dtype=np.uint64) << np.uint64(64 - _CELLS))
         ends = np.append(edges[1:], len(self._high))
@@ -113,6 +110,16 @@ _UNDECIDED: Final = np.iinfo(np.int32).min
 def table(sigma: float) -> DiscreteGaussianTable:
     """The table of `sigma`, made once."""
     return DiscreteGaussianTable(sigma)
+
+
+def distance(sigma: float) -> float:
+    """Bound on the total variation distance of one draw from the exact law.
+
+    Rounding moves each threshold by at most half a unit of 2^-128. The tails: the integral of the density beyond the
+    largest value is at most sigma^2/x exp(-x^2 / 2 sigma^2), and the normaliser is at least 2 sigma.
+    """
+    largest = math.ceil(_CUT * sigma)
+    return (2 * largest + 1) * 2.0**-128 + math.exp(-((largest / sigma) ** 2) / 2)
 
 
 def _thresholds(sigma: float, largest: int) -> list[int]:
