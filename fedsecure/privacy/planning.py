@@ -64,14 +64,14 @@ def budget(study: Study) -> BudgetPlan:
     asked = study.privacy
     delta = _delta(study)
     least, colluders = survivors(study)
-    releases = _releases(study)
+    planned = releases(study)
     endless = tuple(sorted(f"{e.flow}: {e.reason}" for e in events_of(study, 1.0) if isinstance(e, NonPrivate)))
     if asked.enabled and endless:
         raise SettingsError(f"[privacy] is on, and these releases would have no noise: {'; '.join(endless)}")
     lines = tuple(_line(study, epsilon, delta) for epsilon in COMPARED)
     if not asked.enabled or asked.epsilon is None:
         warning = "[privacy] is off: epsilon is infinite, and nothing bounds what is learnt of a patient"
-        return BudgetPlan(False, len(study.sites), _patients(study), least, colluders, delta, releases, endless, None,
+        return BudgetPlan(False, len(study.sites), _patients(study), least, colluders, delta, planned, endless, None,
                           None, None, None, lines, (warning, *_too_few(study, lines)))  # fmt: skip
     multiplier = asked.noise_multiplier or _multiplier(study, asked.epsilon, delta)
     sigma = _share(study, multiplier)
@@ -96,7 +96,7 @@ def budget(study: Study) -> BudgetPlan:
         )
     if asked.epsilon > 10:
         warnings += ("epsilon above 10 is a weak promise: see the attacker's chances",)
-    return BudgetPlan(True, len(study.sites), _patients(study), least, colluders, delta, releases, (), own, cost,
+    return BudgetPlan(True, len(study.sites), _patients(study), least, colluders, delta, planned, (), own, cost,
                       one_round, sigma, lines, warnings)  # fmt: skip
 
 
@@ -117,11 +117,12 @@ def survivors(study: Study) -> tuple[int, int]:
 
 def events_of(study: Study, multiplier: float, *, one_round: bool = False) -> tuple[Event, ...]:
     """All that may be released in the whole study with noise multiplier z, or in its first round, worst case."""
-    counts = _releases(study, one_round)
+    counts = releases(study, one_round)
     return tuple(_event(study, flow, multiplier, count) for flow, count in counts.items())
 
 
-def _releases(study: Study, one_round: bool = False) -> Counter[str]:
+def releases(study: Study, one_round: bool = False) -> Counter[str]:
+    """How often each flow may leave a site in the whole study, or in its first round, at most."""
     counts: Counter[str] = Counter()
     for number, stage in enumerate(schedule(study)):
         for round_ in range(stage.rounds):

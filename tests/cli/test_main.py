@@ -43,7 +43,17 @@ def fedsecure(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 @pytest.mark.parametrize(
     "command",
     [
-        *((), ("demo",), ("simulate",), ("report",), ("data",), ("data", "inspect"), ("bench",)),
+        *(
+            (),
+            ("demo",),
+            ("simulate",),
+            ("report",),
+            ("data",),
+            ("data", "inspect"),
+            ("bench",),
+            ("budget",),
+            ("budget", "plan"),
+        ),
         *(("keys",), ("keys", "new"), ("keys", "rotate"), ("roster",), ("roster", "sign"), ("roster", "revoke")),
     ],
 )

@@ -74,7 +74,7 @@ def test_colluders_and_survivors_have_the_designs_defaults() -> None:
         ({"least_survivors": 3, "colluders": 3}, "no honest site"),
         ({"least_survivors": 11}, "more than the study's 10 sites"),
         ({"noise_multiplier": 1.0, "epsilon": 0.5}, "less than one round"),
-        ({"clip_units": 1}, "clip_units = "),
+        ({"clip_units": 1, "epsilon": 100.0}, "clip_units = "),
         ({"clip_units": 1 << 20}, "smaller clip_units"),
         ({"framework": "fcl"}, None),
     ],
@@ -92,9 +92,9 @@ def test_a_promise_that_cannot_hold_is_refused_with_what_to_change(
 
 def test_the_grid_that_is_named_is_fine_enough() -> None:
     with pytest.raises(SettingsError) as refused:
-        budget(study(clip_units=1))
+        budget(study(clip_units=1, epsilon=100.0))
     units = int(str(refused.value).split("clip_units = ")[1].split()[0])
-    assert budget(study(clip_units=units)).private
+    assert budget(study(clip_units=units, epsilon=100.0)).private
 
 
 def test_releases_without_noise_are_named() -> None:
