@@ -78,7 +78,7 @@ def budget(study: Study) -> BudgetPlan:
     if sigma < LEAST_SIGMA:
         raise SettingsError(
             f"each site's noise would be {sigma:.2g} grid units, under {LEAST_SIGMA:g}: write clip_units = "
-            f"{2 ** (int(asked.clip_units * LEAST_SIGMA / sigma).bit_length())} or a larger noise_multiplier"
+            f"{2 ** (int((asked.clip_units + 1) * LEAST_SIGMA / sigma).bit_length())} or a larger noise_multiplier"
         )
     _refuse_too_fine(sigma)
     one_round = spent(events_of(study, multiplier, one_round=True), delta).epsilon
