@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 
 import torch
@@ -40,14 +41,17 @@ def bench_dp(seconds: float = 20.0) -> dict[str, float]:
         _loss(network, torch.cat(patients), negatives, _PATIENTS).backward()  # type: ignore[no-untyped-call]
 
     def private() -> None:
-        clipped_sum(network, [lambda own=own: _loss(network, own, negatives, 1) for own in patients], 1.0)
+        clipped_sum(network, [partial(_loss, network, own, negatives, 1) for own in patients], 1.0)
 
     def noisy() -> None:
         private()
         law.draw(count, entropy)
 
+    def noise() -> None:
+        law.draw(_MILLION, entropy)
+
     steps = {"plain_step_s": plain, "private_step_s": private, "private_noisy_step_s": noisy}
-    steps["noise_s_per_million"] = lambda: law.draw(_MILLION, entropy) and None
+    steps["noise_s_per_million"] = noise
     return _in_turns(steps, seconds)
 
 
