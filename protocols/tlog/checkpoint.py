@@ -30,7 +30,7 @@ class _Wire(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
 
 
 class Head(_Wire, frozen=True):
-    """A site's log after `round` of a study: `size` leaves with this Merkle root; `ledger` is its budget ledger's head."""
+    """A site's log after `round` of a study: `size` leaves with this root. `ledger`: its budget ledger's head."""
 
     version: Literal[1]
     study: Digest
@@ -115,7 +115,7 @@ def read_checkpoint(raw: bytes, *, peer: str, study: bytes, roster: Roster) -> C
         except InvalidSignature:
             raise BadSignature(peer, "a countersignature is its member's over this signed head") from None
     members = {each.member for each in checkpoint.countersignatures}
-    if roster.coordinator not in members or len(members) < 2:  # noqa: PLR2004
+    if roster.coordinator not in members or len(members) < 2:
         raise Unwitnessed(peer, "the coordinator and another site countersign a checkpoint")
     return checkpoint
 

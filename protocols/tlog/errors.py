@@ -6,6 +6,8 @@
     ├── Unwitnessed             passed on a checkpoint without its countersignatures
     └── SplitView               signed two heads that are not of one log
         └── Rollback            and the later one has fewer leaves
+
+Of these only a split view is evidence: two signatures of its author's. A proof that does not hold may be anybody's.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ class InvalidProof(Exception):
 
 
 class BadProof(FaultyPeer):
-    """`peer` showed a proof that does not hold. It proves nothing to others: anybody can make a wrong proof."""
+    """`peer` showed a proof that does not hold."""
 
 
 class Unwitnessed(FaultyPeer):

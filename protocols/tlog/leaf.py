@@ -101,7 +101,7 @@ class Refused(_Record, frozen=True, tag="refused"):
 Leaf = Sent | Refused
 
 _ENCODER: Final = msgpack.Encoder()
-_DECODER: Final = msgpack.Decoder(Leaf)
+_DECODER: Final[msgpack.Decoder[Leaf]] = msgpack.Decoder(Leaf)
 
 
 def commitment(nonce: bytes, plaintext: bytes) -> bytes:
