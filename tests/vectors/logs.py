@@ -119,7 +119,7 @@ def proof_vectors() -> list[Case]:
     add("a node shown as a leaf", other, part, leaf=leaf_hash(left + right), index=0, size=2, proof=(right,))
     add("history rewritten", other, whole, later_root=root_of(FORKED[:7]), proof=consistency_proof(FORKED[:7], 6))
     add("an earlier root that never was", other, whole, root=root_of(FORKED[:6]))
-    add("another earlier size", other, whole, size=5)
+    add("another earlier size", "too short", whole, size=5)
     add("backwards", "the smaller one", whole, size=7, later_size=6)
     add("no proof", "too short", whole, proof=())
     add("a hash missing", "too short", whole, proof=grown[:-1])

@@ -1,4 +1,4 @@
-"""A federation of logs: honest ones are vouched for, and whoever shows two histories leaves evidence or no checkpoint."""
+"""A federation of logs: honest ones are vouched for, and two histories leave evidence or no checkpoint."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_rounds_with_witnesses_that_rotate(growth: list[int]) -> None:
 
 @given(st.integers(1, 39), st.integers(0, 39), st.integers(0, 38))
 def test_a_log_that_forgot_never_passes_its_witness(seen: int, size: int, at: int) -> None:
-    """Whatever a site does after it lost or changed a leaf that was seen: a witness refuses, with evidence if there is."""
+    """After a leaf that was seen is lost or changed, a witness refuses; with evidence, if two heads are some."""
     at %= seen
     rewritten = [*LEAVES[:at], leaf_hash(b"another"), *LEAVES[at + 1 :]][:size]
     last, new = signed(1, LEAVES[:seen]), signed(2, rewritten)

@@ -95,6 +95,26 @@ def test_each_leaf_of_each_tree_is_proved_and_nothing_else(size: int) -> None:
                 refused(verify_inclusion, HASHES[index], other, size, proof, TREES[size])
 
 
+def sides(index: int, size: int) -> str:
+    """On which side the siblings of a leaf stand, from the root down."""
+    if size == 1:
+        return ""
+    k = max(2**power for power in range(10) if 2**power < size)
+    return "r" + sides(index, k) if index < k else "l" + sides(index - k, size - k)
+
+
+@pytest.mark.parametrize("size", range(1, MOST + 1))
+def test_a_proof_holds_for_another_size_only_where_its_siblings_stand_the_same(size: int) -> None:
+    """The root does not bind the size: leaf 0 of 7 and of 8 have proofs of one form. A signed head binds both."""
+    for index in range(size):
+        proof = inclusion_proof(HASHES[:size], index)
+        for other in range(MOST + 2):
+            if index < other and sides(index, other) == sides(index, size):
+                verify_inclusion(HASHES[index], index, other, proof, TREES[size])
+            else:
+                refused(verify_inclusion, HASHES[index], index, other, proof, TREES[size])
+
+
 @pytest.mark.parametrize("size", range(MOST + 1))
 def test_each_tree_is_proved_of_each_smaller_one_and_nothing_else(size: int) -> None:
     later = TREES[size]
