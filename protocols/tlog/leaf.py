@@ -29,6 +29,7 @@ _FLOWS: Final = {
 }
 
 Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+NumberOrNone = Annotated[int, Meta(ge=-1, le=2**63 - 1)]  # -1: none
 Shape = Annotated[tuple[Annotated[int, Meta(ge=0, lt=2**31)], ...], Meta(max_length=MAXIMUM_RANK)]
 Shapes = Annotated[tuple[Shape, ...], Meta(max_length=MAXIMUM_SHAPES)]
 
@@ -54,7 +55,7 @@ class Sent(_Record, frozen=True, tag="sent"):
 
     seq: the leaf's index in the log. flow: the message's tag, of `kind`. shapes: of its arrays, in order.
     size, ciphertext: bytes and SHA-256 of what was handed to the transport. commitment: `commitment` to the plaintext.
-    budget: millionths of epsilon that are left, rounded down; None where no bound holds.
+    budget: millionths of epsilon that are left, rounded down; -1 where no bound holds.
     policy, code: SHA-256 of the policy that the gate enforced and of the code that it ran.
     """
 
@@ -67,7 +68,7 @@ class Sent(_Record, frozen=True, tag="sent"):
     size: Number
     ciphertext: Digest
     commitment: Digest
-    budget: Number | None
+    budget: NumberOrNone
     policy: Digest
     code: Digest
 
@@ -76,23 +77,23 @@ class Sent(_Record, frozen=True, tag="sent"):
 
 
 class Refused(_Record, frozen=True, tag="refused"):
-    """What did not leave. As `Sent`, but `size` is the plaintext's, and `flow` is None if it is of no known type."""
+    """What did not leave. As `Sent`, but `size` is the plaintext's, and `flow` is empty if it is of no known type."""
 
     version: Literal[1]
     seq: Number
     kind: Kind
     peer: Name
-    flow: str | None
+    flow: str
     shapes: Shapes
     size: Number
     reason: Reason
     commitment: Digest
-    budget: Number | None
+    budget: NumberOrNone
     policy: Digest
     code: Digest
 
     def __post_init__(self) -> None:
-        if self.flow is not None:
+        if self.flow:
             _require_flow(self.kind, self.flow)
         elif self.reason is not Reason.SCHEMA:
             raise ValueError("what is of no known type is refused for its schema")

@@ -82,11 +82,11 @@ class Fields:
         need(re.fullmatch(r"[a-z0-9][a-z0-9-]{0,31}", name), "name")
         return name
 
-    def nothing(self) -> bool:
-        if self.raw[:1] == b"\xc0":
+    def number_or_none(self) -> None:
+        if self.raw[:1] == b"\xff":  # -1
             self.take(1)
-            return True
-        return False
+        else:
+            self.number(63)
 
     def binary(self, size: int) -> bytes:
         need(self.take(2) == bytes((0xC4, size)), "length")
@@ -109,9 +109,9 @@ def read_leaf(raw: bytes, index: int) -> Leaf:
     need(fields.number(63) == 1, "version")
     seq, kind = fields.number(63), fields.text()
     fields.name()
-    flow = "" if tag == "refused" and fields.nothing() else fields.text()
+    flow = fields.text()
     need(kind in ("control", "release", "publish", "share"), "kind")
-    need(not flow or flow in FLOWS.get(kind, ()), "flow")
+    need(flow in FLOWS.get(kind, ()) or (not flow and tag == "refused"), "flow")
     arrays = fields.array()
     need(arrays <= 4096, "shapes")
     for _ in range(arrays):
@@ -126,8 +126,7 @@ def read_leaf(raw: bytes, index: int) -> Leaf:
         reason = fields.text()
         need(reason in REASONS and (flow or reason == "schema"), "reason")
     commitment = fields.binary(32)
-    if not fields.nothing():
-        fields.number(63)
+    fields.number_or_none()
     fields.binary(32)
     fields.binary(32)
     fields.end()

@@ -38,8 +38,8 @@ def leaf_vectors() -> list[Case]:
         ok("refused", **at, leaf=leaf(REFUSED).hex(), hash=leaf_hash(leaf(REFUSED)).hex(), **opened),
     ]
     for name, raw in {
-        "no array, no budget": leaf(SENT, shapes=[], budget=None),
-        "of no known type": leaf(REFUSED, flow=None, reason="schema"),
+        "no array, no budget": leaf(SENT, shapes=[], budget=-1),
+        "of no known type": leaf(REFUSED, flow="", reason="schema"),
     }.items():
         cases.append(ok(name, **at, leaf=raw.hex(), hash=leaf_hash(raw).hex(), **opened))
 
@@ -53,8 +53,8 @@ def leaf_vectors() -> list[Case]:
     add("a flow of another kind", leaf(SENT, kind="control"))
     add("a kind that has no flow", leaf(SENT, kind="share"))
     add("an unknown kind", leaf(SENT, kind="debug"))
-    add("sent, of no known type", leaf(SENT, flow=None))
-    add("refused for its size, of no known type", leaf(REFUSED, flow=None))
+    add("sent, of no known type", leaf(SENT, flow=""))
+    add("refused for its size, of no known type", leaf(REFUSED, flow=""))
     add("refused for free text", leaf(REFUSED, reason="because"))
     add("a peer that is no name", leaf(SENT, peer="Site A"))
     add("a negative size", leaf(SENT, size=-1))
@@ -62,6 +62,8 @@ def leaf_vectors() -> list[Case]:
     add("a size of 2^63", leaf(SENT, size=2**63))
     add("a negative dimension", leaf(SENT, shapes=[[-1]]))
     add("an array of rank 9", leaf(SENT, shapes=[[1] * 9]))
+    add("a budget of nil", leaf(SENT, budget=None))
+    add("a budget below none", leaf(SENT, budget=-2))
     add("an infinite budget", leaf(SENT, budget=float("inf")))
     add("a digest too short", leaf(SENT, ciphertext=bytes(31)))
     add("a commitment too long", leaf(SENT, commitment=bytes(33)))
