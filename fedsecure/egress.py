@@ -1,7 +1,7 @@
 """THE way out of a node. Every byte that leaves passes one of three methods, and there is no fourth:
 
     release   anything computed from volumes: weight and target updates, distances, features, metrics
-    control   a closed set of messages without a float, an array or free text
+    control   a closed set of messages without a float, an array or free text; greetings are of this kind
     publish   the coordinator's models and target networks, signed, and the banks it relays unread
 
 The gate builds what leaves from nothing: it takes un-noised arrays of a closed schema and never an object to be
@@ -23,6 +23,7 @@ import numpy as np
 
 from fedsecure.config import Study
 from fedsecure.errors import GateRefused
+from fedsecure.greeting import Greeting, write_greeting
 from fedsecure.packing import pack_bank, pack_vector, within_range
 from fedsecure.plan import frame_limit, makes_target
 from fedsecure.progress import Observe, Refused, Sent
@@ -102,6 +103,7 @@ class Gate:
     ) -> None:
         """`readers`: the other sites, who may open feature banks. `send(peer, frame)` hands over to the transport."""
         self._sealer = Sealer(identity, name, study.digest(), boot)
+        self._identity = identity
         self._study = study
         self._readers = dict(readers)
         self._coordinator = coordinator
@@ -143,6 +145,13 @@ class Gate:
     def control(self, recipient: str, message: Message, stage: int, round_: int) -> None:
         """Send one of the closed control messages. Raises GateRefused for a message of any other kind."""
         self._plain(Kind.CONTROL, recipient, message, stage, round_)
+
+    def greet(self, recipient: str, greeting: Greeting, stage: int, round_: int) -> None:
+        """Send a greeting, which like a control message holds no float, array or free text."""
+        frame = write_greeting(greeting, self._identity)
+        row = self._row(Kind.CONTROL, type(greeting).__name__, FREE, stage, round_, frame, recipient)
+        self._journal.log(row)
+        self._hand_over(row, frame)
 
     def publish(self, recipient: str, message: Message, stage: int, round_: int) -> None:
         """Send the coordinator's model, or a bank it relays. Raises GateRefused for a message of any other kind."""
