@@ -21,9 +21,10 @@ from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 
+from fedsecure.agreement import AGREEMENTS, Agreement
 from fedsecure.config import Study
 from fedsecure.errors import GateRefused
-from fedsecure.greeting import Greeting, write_greeting
+from fedsecure.greeting import GREETINGS, Greeting
 from fedsecure.packing import pack_bank, pack_vector, within_range
 from fedsecure.plan import frame_limit, makes_target
 from fedsecure.progress import Observe, Refused, Sent
@@ -146,12 +147,13 @@ class Gate:
         """Send one of the closed control messages. Raises GateRefused for a message of any other kind."""
         self._plain(Kind.CONTROL, recipient, message, stage, round_)
 
-    def greet(self, recipient: str, greeting: Greeting, stage: int, round_: int) -> None:
+    def greet(self, greeting: Greeting, stage: int, round_: int) -> None:
         """Send a greeting, which like a control message holds no float, array or free text."""
-        frame = write_greeting(greeting, self._identity)
-        row = self._row(Kind.CONTROL, type(greeting).__name__, FREE, stage, round_, frame, recipient)
-        self._journal.log(row)
-        self._hand_over(row, frame)
+        self._note(greeting, GREETINGS.write(greeting, self._identity), stage, round_)
+
+    def compare(self, note: Agreement) -> None:
+        """Send a note of `fedsecure doctor`, before a study: digests of coarse categories under a key of the sites."""
+        self._note(note, AGREEMENTS.write(note, self._identity), 0, 0)
 
     def publish(self, recipient: str, message: Message, stage: int, round_: int) -> None:
         """Send the coordinator's model, or a bank it relays. Raises GateRefused for a message of any other kind."""
@@ -242,6 +244,11 @@ class Gate:
         frame = self._sealer.seal(recipient, message)
         flow = _PUBLISHED.get(type(message), type(message).__name__)
         row = self._row(kind, flow, FREE, stage, round_, frame, recipient)
+        self._journal.log(row)
+        self._hand_over(row, frame)
+
+    def _note(self, note: Greeting | Agreement, frame: bytes, stage: int, round_: int) -> None:
+        row = self._row(Kind.CONTROL, type(note).__name__, FREE, stage, round_, frame, note.recipient)
         self._journal.log(row)
         self._hand_over(row, frame)
 

@@ -6,7 +6,6 @@ The body says which study, software and start of the node this is, and how long 
 None of these can go back in a folder that was not restored from an older copy. Whoever claims that they did shows the
 node's own earlier greeting: a claim without that signature is worth nothing.
 
-A frame begins with the length of its header, which is far below what MAGIC would say: no frame is taken for a greeting.
 Integers, digests and members of closed lists only, and a version number of at most three parts.
 """
 
@@ -18,18 +17,12 @@ from importlib.metadata import version
 from typing import Annotated, Final
 
 from msgspec import Meta, Struct, json
-from msgspec.msgpack import Decoder, Encoder
 
 from fedsecure.config import Study
+from fedsecure.notes import Notes
 from keys.encoding import prefixed
-from keys.errors import InvalidSignature
-from keys.identity import SIGNATURE_SIZE, Identity, PublicIdentity
-from protocols.codec import exactly
-from protocols.errors import BadSignature, Malformed, Oversize, WrongRecipient, WrongSender
 from protocols.messages import Count, Digest, Name
 
-MAGIC: Final = b"fedsecure/greeting/v1\0"
-LABEL: Final = b"fedsecure/greeting/v1"
 MAXIMUM: Final = 8192  # bytes: one greeting as proof inside another
 START_SIZE: Final = 16
 _PART_SIZE: Final = 8  # bytes of a setting's digest: equal or not, among settings that all sites know
@@ -72,38 +65,7 @@ class Greeting(Struct, frozen=True, array_like=True, forbid_unknown_fields=True)
         return f"Greeting({self.sender}, {self.verdict})"
 
 
-_ENCODER: Final = Encoder()
-_DECODER: Final = Decoder(Greeting)
-
-
-def is_greeting(frame: bytes) -> bool:
-    return frame.startswith(MAGIC)
-
-
-def write_greeting(greeting: Greeting, identity: Identity) -> bytes:
-    """Signed bytes. For the gate alone. Raises msgspec.ValidationError if a field is out of bounds."""
-    body = _ENCODER.encode(greeting)
-    _DECODER.decode(body)
-    return MAGIC + identity.sign(LABEL, body) + body
-
-
-def open_greeting(frame: bytes, *, peer: str, me: str, public: PublicIdentity) -> Greeting:
-    """A greeting of `peer`, whose keys are `public`, to `me`. Raises a FaultyPeer that blames `peer`."""
-    if len(frame) > MAXIMUM:
-        raise Oversize(peer, f"a greeting has at most {MAXIMUM} bytes")
-    signature, body = frame[len(MAGIC) :][:SIGNATURE_SIZE], frame[len(MAGIC) + SIGNATURE_SIZE :]
-    if not is_greeting(frame) or len(signature) != SIGNATURE_SIZE:
-        raise Malformed(peer, "the bytes are not a greeting")
-    try:
-        public.verify(LABEL, body, signature)
-    except InvalidSignature:
-        raise BadSignature(peer, "a greeting is signed by its sender") from None
-    greeting = exactly(_DECODER, body, peer, "a version 1 greeting")
-    if greeting.sender != peer:
-        raise WrongSender(peer, "a greeting is delivered by its sender")
-    if greeting.recipient != me:
-        raise WrongRecipient(peer, "a greeting is delivered to its recipient")
-    return greeting
+GREETINGS: Final[Notes[Greeting]] = Notes("fedsecure/greeting/v1", Greeting, MAXIMUM)
 
 
 def settings_of(study: Study) -> dict[str, bytes]:

@@ -9,18 +9,14 @@ import pytest
 
 from fedsecure.config import Study, parse_study
 from fedsecure.greeting import (
-    LABEL,
-    MAGIC,
+    GREETINGS,
     MAXIMUM,
     Greeting,
     Verdict,
     differing,
-    is_greeting,
-    open_greeting,
     settings_of,
     software,
     works_with,
-    write_greeting,
 )
 from keys.identity import Identity
 from protocols.envelope import MAXIMUM_HEADER
@@ -39,25 +35,25 @@ def greeting(**changes: object) -> Greeting:
 
 
 def opened(frame: bytes) -> Greeting:
-    return open_greeting(frame, peer="north", me="hub", public=NORTH.public)
+    return GREETINGS.open(frame, peer="north", me="hub", public=NORTH.public)
 
 
 def signed(body: bytes) -> bytes:
-    return MAGIC + NORTH.sign(LABEL, body) + body
+    return GREETINGS.magic + NORTH.sign(GREETINGS.label, body) + body
 
 
 def test_what_was_written_is_read() -> None:
-    frame = write_greeting(greeting(), NORTH)
-    assert is_greeting(frame)
+    frame = GREETINGS.write(greeting(), NORTH)
+    assert GREETINGS.is_one(frame)
     assert opened(frame) == greeting()
-    proof = write_greeting(greeting(verdict=Verdict.RESTORED, proof=frame), NORTH)
+    proof = GREETINGS.write(greeting(verdict=Verdict.RESTORED, proof=frame), NORTH)
     assert opened(proof).proof == frame
     assert len(proof) < MAXIMUM
     assert repr(opened(frame)) == "Greeting(north, unknown)"
 
 
 def test_no_frame_of_a_study_is_taken_for_one() -> None:
-    assert int.from_bytes(MAGIC[:2], "big") > 2 + MAXIMUM_HEADER
+    assert int.from_bytes(GREETINGS.magic[:2], "big") > 2 + MAXIMUM_HEADER
 
 
 BODY = msgspec.msgpack.encode(greeting())
@@ -71,16 +67,16 @@ class Case:
 
 
 CASES = [
-    Case("too large", MAGIC + bytes(MAXIMUM), Oversize),
-    Case("cut inside the signature", write_greeting(greeting(), NORTH)[:40], Malformed),
-    Case("cut at its end", write_greeting(greeting(), NORTH)[:-1], BadSignature),
-    Case("another's signature", write_greeting(greeting(), Identity.generate()), BadSignature),
-    Case("signed under another label", MAGIC + NORTH.sign(b"fedsecure/frame/v1", BODY) + BODY, BadSignature),
+    Case("too large", GREETINGS.magic + bytes(MAXIMUM), Oversize),
+    Case("cut inside the signature", GREETINGS.write(greeting(), NORTH)[:40], Malformed),
+    Case("cut at its end", GREETINGS.write(greeting(), NORTH)[:-1], BadSignature),
+    Case("another's signature", GREETINGS.write(greeting(), Identity.generate()), BadSignature),
+    Case("signed under another label", GREETINGS.magic + NORTH.sign(b"fedsecure/frame/v1", BODY) + BODY, BadSignature),
     Case("bytes behind it", signed(BODY + b"\0"), Malformed),
     Case("not its shortest encoding", signed(BODY.replace(b"\x03\xc4\x10", b"\xcc\x03\xc4\x10")), Malformed),
     Case("a field too many", signed(msgspec.msgpack.encode((*msgspec.to_builtins(greeting()), 0))), Malformed),
-    Case("another's name", write_greeting(greeting(sender="south"), NORTH), WrongSender),
-    Case("made for another", write_greeting(greeting(recipient="south"), NORTH), WrongRecipient),
+    Case("another's name", GREETINGS.write(greeting(sender="south"), NORTH), WrongSender),
+    Case("made for another", GREETINGS.write(greeting(recipient="south"), NORTH), WrongRecipient),
 ]
 
 
@@ -94,7 +90,7 @@ def test_anything_else_is_refused_and_blames_the_peer(case: Case) -> None:
 @pytest.mark.parametrize("software", ["0.1.0.dev1", "1", "a.b", "0.1.0 please", "99999.1"])
 def test_a_version_holds_no_text(software: str) -> None:
     with pytest.raises(msgspec.ValidationError):
-        write_greeting(greeting(software=software), NORTH)
+        GREETINGS.write(greeting(software=software), NORTH)
 
 
 def test_two_studies_are_told_apart_by_setting() -> None:
@@ -113,4 +109,4 @@ def test_one_study_is_run_with_one_minor_version(ours: str, theirs: str, works: 
 
 
 def test_this_version_can_be_said() -> None:
-    write_greeting(greeting(software=software()), NORTH)
+    GREETINGS.write(greeting(software=software()), NORTH)

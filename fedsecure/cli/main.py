@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fedsecure.cli import bench, data, keys, pilot, roster, simulate
+from fedsecure.cli import bench, data, doctor, keys, pilot, roster, simulate
 from fedsecure.errors import DataError, FedsecureError
 from keys.errors import KeysError
 
@@ -28,6 +28,7 @@ app.command()(simulate.report)
 app.command()(pilot.coordinator)
 app.command()(pilot.site)
 app.command()(pilot.status)
+app.command()(doctor.doctor)
 app.command()(pilot.veto)
 
 

@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from fedsecure.config import Study
-from fedsecure.greeting import Greeting, Verdict, differing, open_greeting, settings_of, software, works_with
+from fedsecure.greeting import GREETINGS, Greeting, Verdict, differing, settings_of, software, works_with
 from fedsecure.node.store import Store
 from keys.identity import Identity
 from keys.roster import Roster
@@ -54,12 +54,12 @@ class Known(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Introductions:
-    """`say(peer, greeting)` sends, `refuse(peer, rule)` notes, `stop(why)` ends this node, `renewed(peer)` is told of a
+    """`say(greeting)` sends, `refuse(peer, rule)` notes, `stop(why)` ends this node, `renewed(peer)` is told of a
     peer with new keys, whose numbers begin again."""
 
     def __init__(
         self, name: str, study: Study, identity: Identity, roster: Roster, store: Store, boot: int, start: bytes, *,
-        say: Callable[[str, Greeting], None], refuse: Callable[[str, str], None], stop: Callable[[str], None],
+        say: Callable[[Greeting], None], refuse: Callable[[str, str], None], stop: Callable[[str], None],
         renewed: Callable[[str], None],
     ) -> None:  # fmt: skip
         self._name, self._study, self._identity, self._roster, self._store = name, study, identity, roster, store
@@ -101,7 +101,7 @@ class Introductions:
             self._refuse(peer, "whoever greets is another member of the roster")
             return
         try:
-            greeting = open_greeting(frame, peer=peer, me=self._name, public=self._roster.members[peer])
+            greeting = GREETINGS.open(frame, peer=peer, me=self._name, public=self._roster.members[peer])
         except ProtocolError as error:
             self._refuse(error.peer, error.rule)
             return
@@ -164,7 +164,7 @@ class Introductions:
 
     def _proves(self, peer: str, proof: bytes) -> bool:
         try:
-            own = open_greeting(proof, peer=self._name, me=peer, public=self._identity.public)
+            own = GREETINGS.open(proof, peer=self._name, me=peer, public=self._identity.public)
         except ProtocolError:
             return False
         seen = Known(self._identity.fingerprint, own.boot, own.start, own.head, proof)
@@ -177,4 +177,4 @@ class Introductions:
             self._began, self._store.head(), int(time.time() * 1000), verdict,
             self._known[peer].frame if verdict is Verdict.RESTORED else b"",
         )  # fmt: skip
-        self._say(peer, greeting)
+        self._say(greeting)

@@ -16,7 +16,7 @@ import msgspec
 from fedsecure.config import Study
 from fedsecure.egress import Gate
 from fedsecure.errors import GateRefused
-from fedsecure.greeting import is_greeting
+from fedsecure.greeting import GREETINGS
 from fedsecure.node.events import Effect, Event, FrameIn, Refuse, Restarted, RoundOver, Stop, Tick, TrainFailed, Veto
 from fedsecure.node.introductions import Introductions
 from fedsecure.node.store import Store
@@ -70,7 +70,7 @@ class Shell(ABC):
         self._heard = heard
         self._introductions = Introductions(
             name, study, identity, roster, store, boot, start,
-            say=lambda peer, greeting: gate.greet(peer, greeting, *self._position()),
+            say=lambda greeting: gate.greet(greeting, *self._position()),
             refuse=self._refused, stop=lambda why: self._end(Stop("failed", why)), renewed=self._renewed,
         )  # fmt: skip
 
@@ -139,7 +139,7 @@ class Shell(ABC):
     # --- shared parts ---
 
     def _take(self, peer: str, frame: bytes) -> None:
-        if is_greeting(frame):
+        if GREETINGS.is_one(frame):
             self._introductions.receive(peer, frame)
         elif self._introductions.welcome(peer):
             self._open(peer, frame)

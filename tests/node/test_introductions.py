@@ -12,7 +12,7 @@ import pytest
 
 from fedsecure.config import Study, parse_study
 from fedsecure.egress import FREE, SentRow
-from fedsecure.greeting import Greeting, Verdict, write_greeting
+from fedsecure.greeting import GREETINGS, Greeting, Verdict
 from fedsecure.node import introductions
 from fedsecure.node.introductions import AGAIN_EVERY_S, GREET_EVERY_S, OLDER_COPY, Introductions
 from fedsecure.node.store import Store
@@ -39,9 +39,9 @@ class Node:
             stop=self.stopped.append, renewed=self.renewed.append,
         )  # fmt: skip
 
-    def _say(self, peer: str, greeting: Greeting) -> None:
-        frame = write_greeting(greeting, self.identity)
-        self.store.log(SentRow("control", "Greeting", FREE, 0, 0, peer, len(frame), b"d" * 32))
+    def _say(self, greeting: Greeting) -> None:
+        frame = GREETINGS.write(greeting, self.identity)
+        self.store.log(SentRow("control", "Greeting", FREE, 0, 0, greeting.recipient, len(frame), b"d" * 32))
         self.out.append(frame)
 
     def sends(self, frames: int = 1) -> None:
@@ -218,10 +218,10 @@ def test_a_claim_without_proof_stops_nobody(world: World, shown: str) -> None:
     north.it.tick(1.0)
     lie = Greeting(
         "hub", "north", STUDY.digest(), (), "0.1.0", 1, bytes(16), 0, 0, 0, Verdict.RESTORED,
-        {"nothing": b"", "a stranger's": write_greeting(_far_ahead(), Identity.generate()),
+        {"nothing": b"", "a stranger's": GREETINGS.write(_far_ahead(), Identity.generate()),
          "its own of this start": north.out[-1]}[shown],
     )  # fmt: skip
-    north.it.receive("hub", write_greeting(lie, hub.identity))
+    north.it.receive("hub", GREETINGS.write(lie, hub.identity))
     assert north.stopped == []
     assert "shows what its node has signed" in north.refused[-1]
 
@@ -246,12 +246,12 @@ def test_new_keys_begin_anew(world: World) -> None:
 def test_only_members_greet(world: World) -> None:
     _, hub = greeted(world)
     for peer in ("mallory", "hub"):
-        hub.it.receive(peer, write_greeting(_far_ahead(), Identity.generate()))
-    hub.it.receive("north", write_greeting(_far_ahead(), Identity.generate()))
+        hub.it.receive(peer, GREETINGS.write(_far_ahead(), Identity.generate()))
+    hub.it.receive("north", GREETINGS.write(_far_ahead(), Identity.generate()))
     assert hub.refused == [
         "mallory: whoever greets is another member of the roster",
         "hub: whoever greets is another member of the roster",
-        "north: a greeting is signed by its sender",
+        "north: a note is signed by its sender",
     ]
     assert hub.out == []
     assert hub.it.welcome("north")  # nobody is put out by what another sends
