@@ -70,7 +70,13 @@ def metrics_writer(folder: Path) -> Observe:
 
 
 def build_site(
-    folder: Path, own: Own, transport: ClientTransport, trainer: Trainer, observe: Observe, heard: Heard = _unheard
+    folder: Path,
+    own: Own,
+    transport: ClientTransport,
+    trainer: Trainer,
+    observe: Observe,
+    heard: Heard = _unheard,
+    clock: Callable[[], float] = time.monotonic,
 ) -> SiteShell:
     """A site from its folder, `own` from `open_own`. Raises SettingsError when something in it does not hold."""
     study = load(Study, (folder / "study.json").read_bytes())
@@ -86,12 +92,18 @@ def build_site(
     )  # fmt: skip
     return SiteShell(
         site.name, study, identity, roster, store, gate, trainer, observe,
-        transport=transport, boot=boot, start=os.urandom(START_SIZE), heard=heard,
+        clock, transport=transport, boot=boot, start=os.urandom(START_SIZE), heard=heard,
     )  # fmt: skip
 
 
 def build_coordinator(
-    folder: Path, own: Own, transport: ServerTransport, trainer: Trainer, observe: Observe, heard: Heard = _unheard
+    folder: Path,
+    own: Own,
+    transport: ServerTransport,
+    trainer: Trainer,
+    observe: Observe,
+    heard: Heard = _unheard,
+    clock: Callable[[], float] = time.monotonic,
 ) -> CoordinatorShell:
     """A coordinator from its folder. Raises as `build_site`."""
     study = load(Study, (folder / "study.json").read_bytes())
@@ -100,7 +112,7 @@ def build_coordinator(
     gate = Gate(identity, roster.coordinator, study, boot, {}, roster.coordinator, store, transport.send, observe)
     return CoordinatorShell(
         roster.coordinator, study, identity, roster, store, gate, trainer, observe,
-        transport=transport, boot=boot, start=os.urandom(START_SIZE), heard=heard,
+        clock, transport=transport, boot=boot, start=os.urandom(START_SIZE), heard=heard,
     )  # fmt: skip
 
 

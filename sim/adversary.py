@@ -1,0 +1,242 @@
+"""Who does not keep to the protocol: members with keys, members without, strangers; each abuse as they would do it.
+
+Besides the gate this is the only module that seals: it needs to say what no honest node says.
+
+    on the wire     by a member whose line and keys are its own (an insider), in a running federation
+    at the door     by a stranger to the roster, against the real socket
+    on paper        by whoever hands an operator a roster
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Final
+
+import msgspec
+
+from fedsecure.greeting import GREETINGS, Greeting, Verdict, settings_of, software
+from fedsecure.node.membership import now
+from fedsecure.node.wiring import COORDINATOR
+from fedsecure.plan import frame_limit
+from keys import amend
+from keys.edition import LIFETIME, NOTHING, Edition, Member, Reason
+from keys.errors import KeysError
+from keys.identity import Identity
+from keys.roster import Roster
+from keys.trust import Pin, Trust
+from protocols.envelope import FRAME_LABEL, Header, join
+from protocols.messages import CloseReason, RoundDone, StudyClosed, WeightUpdate
+from protocols.seal import Sealer
+from protocols.transport.zmq_curve import CurveClient, CurveServer
+from sim.arena import Arena
+from sim.faults import TappedClient
+
+FAR: Final = 1 << 20  # a start that no honest node has reached: its numbers pass every replay guard
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One abuse and what came of it. log: the structured log's line, empty where the peer is no member."""
+
+    abuse: str
+    by: str
+    refused_by: str
+    error: str
+    log: str
+
+
+class Insider:
+    """A member site that also says what it likes: on its own line, with its own keys, or with others that it claims."""
+
+    def __init__(self, arena: Arena, name: str, identity: Identity) -> None:
+        self.name, self.identity, self._arena = name, identity, arena
+        self.study = arena.study
+        line = arena.ends[name]
+        if not isinstance(line, TappedClient):
+            raise TypeError("an insider's line is tapped")
+        self.line = line
+        self._boots = iter(range(FAR, 2 * FAR))
+
+    def frame(self, message: object, *, sender: str | None = None, identity: Identity | None = None,
+              study: bytes | None = None, recipient: str = COORDINATOR) -> bytes:  # fmt: skip
+        """A frame that holds but for what is said here; its number is above every honest one."""
+        pen = Sealer(identity or self.identity, sender or self.name, study or self.study.digest(), next(self._boots))
+        return pen.seal(recipient, message)  # type: ignore[arg-type]
+
+    def header(self, **changes: object) -> bytes:
+        """A frame whose signed header has other fields than the protocol's."""
+        fields = [1, "control", self.study.digest(), self.name, COORDINATOR, FAR << 32, 0, bytes(32)]
+        for number, name in enumerate(Header.__struct_fields__):
+            fields[number] = changes.get(name, fields[number])  # type: ignore[call-overload]
+        raw = msgspec.msgpack.encode(fields)
+        return join(raw, self.identity.sign(FRAME_LABEL, raw), b"")
+
+    def greeting(self, **changes: object) -> bytes:
+        made = Greeting(
+            self.name, COORDINATOR, self.study.digest(), tuple(settings_of(self.study).values()), software(), 0,
+            bytes(16), 0, 0, int(time.time() * 1000), Verdict.WELCOME,
+        )  # fmt: skip
+        return GREETINGS.write(msgspec.structs.replace(made, **changes), self.identity)
+
+
+Abuse = Callable[[Insider, str], bytes]  # insider, another site -> what it sends
+
+
+def _real(insider: Insider, kind: bytes = b"control") -> bytes:
+    """A frame that the insider's honest half has sent, the last of its kind."""
+    return next(frame for frame in reversed(insider.line.sent) if frame[2:40].find(kind) > 0)
+
+
+def _flipped(frame: bytes) -> bytes:
+    return frame[:-1] + bytes([frame[-1] ^ 1])
+
+
+ON_THE_WIRE: Final[dict[str, Abuse]] = {
+    "wrong key": lambda me, _: me.frame(RoundDone(0, 0), identity=Identity.generate()),
+    "impersonation of another site": lambda me, other: me.frame(RoundDone(0, 0), sender=other),
+    "impersonation of the coordinator": lambda me, _: me.frame(StudyClosed(CloseReason.ABORTED), sender=COORDINATOR),
+    "a coordinator's message": lambda me, _: me.frame(StudyClosed(CloseReason.ABORTED)),
+    "a frame made for another": lambda me, other: me.frame(RoundDone(0, 0), recipient=other),
+    "replay of a frame": lambda me, _: _real(me),
+    "replay from an earlier round": lambda me, _: _real(me, b"release"),
+    "replay from an earlier study": lambda me, _: me.frame(RoundDone(0, 0), study=bytes(32)),
+    "downgrade of the format": lambda me, _: me.header(version=0),
+    "downgrade of the software": lambda me, _: me.greeting(software="0.0.1"),
+    "a kind that has no message": lambda me, _: me.header(kind="share"),
+    "corruption": lambda me, _: _flipped(me.frame(RoundDone(0, 0))),
+    "truncation": lambda me, _: me.frame(RoundDone(0, 0))[:-1],
+    "bytes that are no frame": lambda me, _: b"\xff" * 100,
+    "oversize frame": lambda me, _: bytes(frame_limit(me.study) + 1),
+    "oversize greeting": lambda me, _: GREETINGS.magic + bytes(GREETINGS.maximum),
+    "a folder's older copy": lambda me, _: me.greeting(),
+    "a false claim of an older copy": lambda me, _: me.greeting(boot=FAR - 1, verdict=Verdict.RESTORED),
+    "an update to another model": lambda me, _: me.frame(WeightUpdate(0, 1, bytes(32), b"")),
+    "done without the updates": lambda me, _: me.frame(RoundDone(0, 1)),
+    "a round that is not open": lambda me, _: me.frame(WeightUpdate(9, 9, bytes(32), b"")),
+}
+
+
+def on_the_wire(arena: Arena, insider: Insider) -> Iterator[Row]:
+    """Each abuse of an insider; the honest half of it, and all others, go on in between."""
+    other = next(member.name for member in arena.study.sites if member.name != insider.name)
+    honest = insider.line.sent
+    for abuse, make in ON_THE_WIRE.items():
+        raw = make(insider, other)
+        before, logged = len(arena.refused), len(arena.logs[COORDINATOR].getvalue())
+        insider.line.inject(raw)
+        arena.shells[COORDINATOR].pump(0.0)
+        found = [(node, event) for node, event in arena.refused[before:] if event.peer == insider.name]
+        lines = arena.logs[COORDINATOR].getvalue()[logged:].splitlines()
+        node, rule = (found[0][0], found[0][1].rule) if found else ("", "")
+        line = next((line for line in lines if '"refused"' in line), "")
+        yield Row(abuse, f"{insider.name}, a member", node, rule, line)
+        # What it claimed may have put its honest half out; that one only greets again.
+        insider.line.inject(next(frame for frame in reversed(honest) if GREETINGS.is_one(frame)))
+        arena.turn()
+
+
+def at_the_door() -> Iterator[Row]:
+    """Strangers against the real socket. Nothing of them reaches a decoder, so that there is nothing to log."""
+    hub, site, revoked, stranger = (Identity.generate() for _ in range(4))
+    roster = Roster("hub", {"hub": hub.public, "site": site.public})
+    claimed = {
+        "unknown peer, a flood": (stranger, "stranger"),
+        "revoked key": (revoked, "revoked"),
+    }
+    server = CurveServer(hub, roster, maximum=4096)
+    try:
+        for abuse, (identity, name) in claimed.items():
+            fake = Roster("hub", {"hub": hub.public, name: identity.public})
+            client = CurveClient(identity, fake, maximum=4096, endpoint=server.endpoint)
+            for _ in range(1000):
+                client.send(bytes(64))
+            heard = _heard(server, 1.0)
+            client.close()
+            refused = "the door (ZAP)" if not heard else ""
+            yield Row(abuse, name, refused, "its channel key is no site's of the roster", "")
+        with _slow(server.endpoint, 64):
+            yield _honest_after("slow-loris, 64 connections", site, roster, server, 64)
+        client = CurveClient(site, roster, maximum=1 << 20, endpoint=server.endpoint)
+        client.send(bytes(1 << 16))
+        refused = "the door (libzmq)" if not _heard(server, 1.0) else ""
+        client.close()
+        yield Row("oversize frame at the door", "site, a member", refused, "its connection is closed", "")
+    finally:
+        server.close()
+
+
+def _honest_after(abuse: str, site: Identity, roster: Roster, server: CurveServer, size: int) -> Row:
+    """While the abuse goes on an honest site is heard."""
+    client = CurveClient(site, roster, maximum=4096, endpoint=server.endpoint)
+    client.send(bytes(size))
+    heard = _heard(server, 10.0)
+    client.close()
+    return Row(abuse, "a stranger", "the door (handshake time-out)" if heard else "", "others are heard meanwhile", "")
+
+
+def _heard(server: CurveServer, seconds: float) -> list[tuple[str, bytes]]:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        frames = server.poll(0.1)
+        if frames:
+            return frames
+    return []
+
+
+@contextlib.contextmanager
+def _slow(endpoint: str, connections: int) -> Iterator[None]:
+    """Connections that say the first bytes of a greeting, and then nothing."""
+    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+    with contextlib.ExitStack() as stack:
+        for _ in range(connections):
+            line = stack.enter_context(socket.create_connection((host, int(port))))
+            line.sendall(b"\xff\0\0")
+        yield
+
+
+def on_paper() -> Iterator[Row]:
+    """Rosters that an operator is handed; each is refused by the command that would put it into use."""
+    sites = {name: Identity.generate() for name in ("north", "south", "east")}
+    hub, moment = Identity.generate(), now()
+    members = {"hub": Member("hub", hub.public)} | {name: Member(name, key.public) for name, key in sites.items()}
+    first = _signed(Edition(bytes(16), 1, NOTHING, moment, moment + LIFETIME, "hub", members), sites)
+    pins = {name: Pin(member.institution, member.public.fingerprint) for name, member in members.items()}
+    trust = Trust(bytes(16), "north", 2, pins).accept(first, moment)
+    second = _signed(amend.renew(first, moment), sites)
+    puppets = {f"puppet-{number}": Identity.generate() for number in range(5)}
+    crowd = dict(second.members) | {name: Member(name, key.public) for name, key in puppets.items()}
+    packed = replace(second, members=crowd, signatures={})
+    gone = amend.revoke(first, "east", Reason.COMPROMISED, moment, moment)
+    cases: dict[str, Callable[[], object]] = {
+        "expired roster": lambda: trust.accept(first, moment + LIFETIME),
+        "expired roster, at a node's start": lambda: trust.roster(moment + timedelta(days=91)),
+        "rolled-back roster": lambda: trust.accept(second, moment).accept(first, moment),
+        "roster of puppets": lambda: trust.accept(_signed(packed, puppets), moment),
+        "roster signed by the revoked": lambda: trust.accept(
+            _signed(gone, {"south": sites["east"]}), moment
+        ),
+        "revoked, and says it is not": lambda: trust.accept(
+            _signed(gone, {name: sites[name] for name in ("north", "south")}), moment
+        ).accept(_signed(replace(second, version=3, signatures={}), sites), moment),
+        "two rosters of one version": lambda: trust.accept(
+            _signed(replace(first, expires=first.expires - timedelta(days=1), signatures={}), sites), moment
+        ),
+    }  # fmt: skip
+    for abuse, hand_over in cases.items():
+        refused, text = "", ""
+        try:
+            hand_over()
+        except KeysError as error:
+            refused, text = "every node", str(error)
+        yield Row(abuse, "whoever hands it over", refused, text, "the command's own error")
+
+
+def _signed(edition: Edition, by: dict[str, Identity]) -> Edition:
+    for name, identity in by.items():
+        edition = edition.signed(name, identity)
+    return edition
