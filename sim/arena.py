@@ -1,5 +1,5 @@
-"""A federation in memory that is turned by hand: nodes can be ended, started again and their folders exchanged between
-two turns, on a clock that turns with them. What `sim.federation` runs to its end, faults and abuse stop in the middle."""
+"""A federation in memory that is turned by hand, on a clock that turns with it: between two turns nodes can be ended,
+started again, and their folders exchanged. What `sim.federation` runs to its end is stopped here in the middle."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fedsecure.cli import bench, data, doctor, keys, pilot, roster, simulate
+from fedsecure.cli import audit, bench, data, doctor, keys, pilot, roster, simulate
 from fedsecure.errors import DataError, FedsecureError
 from keys.errors import KeysError
 
@@ -18,6 +18,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,  # a traceback with local values could show a patient's data
 )
+app.add_typer(audit.app, name="audit")
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
 app.add_typer(keys.app, name="keys")
