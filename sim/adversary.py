@@ -72,7 +72,7 @@ class Insider:
         """A frame whose signed header has other fields than the protocol's."""
         fields = [1, "control", self.study.digest(), self.name, COORDINATOR, FAR << 32, 0, bytes(32)]
         for number, name in enumerate(Header.__struct_fields__):
-            fields[number] = changes.get(name, fields[number])  # type: ignore[call-overload]
+            fields[number] = changes.get(name, fields[number])
         raw = msgspec.msgpack.encode(fields)
         return join(raw, self.identity.sign(FRAME_LABEL, raw), b"")
 
@@ -211,14 +211,18 @@ def on_paper() -> Iterator[Row]:
     puppets = {f"puppet-{number}": Identity.generate() for number in range(5)}
     crowd = dict(second.members) | {name: Member(name, key.public) for name, key in puppets.items()}
     packed = replace(second, members=crowd, signatures={})
+    few = {name: pins[name] for name in ("hub", "north")}  # a node that has verified nobody else yet
     gone = amend.revoke(first, "east", Reason.COMPROMISED, moment, moment)
     cases: dict[str, Callable[[], object]] = {
         "expired roster": lambda: trust.accept(first, moment + LIFETIME),
         "expired roster, at a node's start": lambda: trust.roster(moment + timedelta(days=91)),
         "rolled-back roster": lambda: trust.accept(second, moment).accept(first, moment),
         "roster of puppets": lambda: trust.accept(_signed(packed, puppets), moment),
+        "roster of puppets, the first one": lambda: replace(trust, pins=few, accepted=None).accept(
+            _signed(packed, puppets), moment
+        ),
         "roster signed by the revoked": lambda: trust.accept(
-            _signed(gone, {"south": sites["east"]}), moment
+            _signed(gone, {"east": sites["east"]}), moment
         ),
         "revoked, and says it is not": lambda: trust.accept(
             _signed(gone, {name: sites[name] for name in ("north", "south")}), moment

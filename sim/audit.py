@@ -1,7 +1,8 @@
 """`fedsecure audit security`: every abuse and fault that we know, against the user's own study, in one table.
 
 The study's own number of sites, network, framework and limits, with phantom patients; how long it trains is cut, as
-what is tried has nothing to do with it. Bad lines and abuse must leave the final model as it is without them, bit for bit.
+what is tried has nothing to do with it. Bad lines and abuse must leave the final model as it is without them, bit by
+bit.
 """
 
 from __future__ import annotations
