@@ -1,6 +1,6 @@
 """Who does not keep to the protocol: members with keys, members without, strangers; each abuse as they would do it.
 
-Besides the gate this is the only module that seals: it needs to say what no honest node says.
+It writes frames by hand: no sealer says what no honest node says.
 
     on the wire     by a member whose line and keys are its own (an insider), in a running federation
     at the door     by a stranger to the roster, against the real socket
@@ -10,6 +10,7 @@ Besides the gate this is the only module that seals: it needs to say what no hon
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from typing import Final
 
 import msgspec
 
-from fedsecure.greeting import GREETINGS, Greeting, Verdict, settings_of, software
+from fedsecure.greeting import GREETINGS, Verdict
 from fedsecure.node.membership import now
 from fedsecure.node.wiring import COORDINATOR
 from fedsecure.plan import frame_limit
@@ -29,14 +30,12 @@ from keys.errors import KeysError
 from keys.identity import Identity
 from keys.roster import Roster
 from keys.trust import Pin, Trust
-from protocols.envelope import FRAME_LABEL, Header, join
-from protocols.messages import CloseReason, RoundDone, StudyClosed, WeightUpdate
-from protocols.seal import Sealer
+from protocols.codec import encode
+from protocols.envelope import FRAME_LABEL, Header, header_bytes, join
+from protocols.messages import CloseReason, Message, RoundDone, StudyClosed, WeightUpdate, kind_of
 from protocols.transport.zmq_curve import CurveClient, CurveServer
 from sim.arena import Arena
 from sim.faults import TappedClient
-
-FAR: Final = 1 << 20  # a start that no honest node has reached: its numbers pass every replay guard
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,42 +53,56 @@ class Insider:
     """A member site that also says what it likes: on its own line, with its own keys, or with others that it claims."""
 
     def __init__(self, arena: Arena, name: str, identity: Identity) -> None:
-        self.name, self.identity, self._arena = name, identity, arena
+        self.name, self.identity = name, identity
         self.study = arena.study
         line = arena.ends[name]
         if not isinstance(line, TappedClient):
             raise TypeError("an insider's line is tapped")
         self.line = line
-        self._boots = iter(range(FAR, 2 * FAR))
+        at = arena.shells[COORDINATOR].standing()
+        self.position = at.stage, at.round
 
-    def frame(self, message: object, *, sender: str | None = None, identity: Identity | None = None,
+    def last(self, kind: bytes) -> bytes:
+        """The last frame of a kind that the insider's honest half has sent."""
+        return next(frame for frame in reversed(self.line.sent) if frame[2:40].find(kind) > 0)
+
+    def greeted(self) -> bytes:
+        """Its last greeting."""
+        return next(frame for frame in reversed(self.line.sent) if GREETINGS.is_one(frame))
+
+    def frame(self, message: Message, *, sender: str | None = None, identity: Identity | None = None,
               study: bytes | None = None, recipient: str = COORDINATOR) -> bytes:  # fmt: skip
-        """A frame that holds but for what is said here; its number is above every honest one."""
-        pen = Sealer(identity or self.identity, sender or self.name, study or self.study.digest(), next(self._boots))
-        return pen.seal(recipient, message)  # type: ignore[arg-type]
+        """A frame that holds but for what is said here; its number is the one that its honest half would use next."""
+        body = encode(message)
+        sent = max((frame for frame in self.line.sent if not GREETINGS.is_one(frame)), key=_seq)
+        header = Header(
+            1, kind_of(message), study or self.study.digest(), sender or self.name, recipient, _seq(sent) + 1, len(body),
+            hashlib.sha256(body).digest(),
+        )  # fmt: skip
+        raw = header_bytes(header)
+        return join(raw, (identity or self.identity).sign(FRAME_LABEL, raw), body)
 
     def header(self, **changes: object) -> bytes:
-        """A frame whose signed header has other fields than the protocol's."""
-        fields = [1, "control", self.study.digest(), self.name, COORDINATOR, FAR << 32, 0, bytes(32)]
-        for number, name in enumerate(Header.__struct_fields__):
-            fields[number] = changes.get(name, fields[number])
-        raw = msgspec.msgpack.encode(fields)
+        """A frame whose signed header has other fields than the protocol's, and no body."""
+        fields = {
+            "version": 1, "kind": "control", "study": self.study.digest(), "sender": self.name,
+            "recipient": COORDINATOR, "seq": 1 << 62, "length": 0, "digest": bytes(32),
+        }  # fmt: skip
+        raw = msgspec.msgpack.encode(list((fields | changes).values()))
         return join(raw, self.identity.sign(FRAME_LABEL, raw), b"")
 
     def greeting(self, **changes: object) -> bytes:
-        made = Greeting(
-            self.name, COORDINATOR, self.study.digest(), tuple(settings_of(self.study).values()), software(), 0,
-            bytes(16), 0, 0, int(time.time() * 1000), Verdict.WELCOME,
-        )  # fmt: skip
-        return GREETINGS.write(msgspec.structs.replace(made, **changes), self.identity)
+        """Its honest half's last greeting with other fields."""
+        honest = GREETINGS.open(self.greeted(), peer=self.name, me=COORDINATOR, public=self.identity.public)
+        return GREETINGS.write(msgspec.structs.replace(honest, **changes), self.identity)
+
+
+def _seq(frame: bytes) -> int:
+    header = msgspec.msgpack.decode(frame[2 : 2 + int.from_bytes(frame[:2], "big")])
+    return int(header[5])
 
 
 Abuse = Callable[[Insider, str], bytes]  # insider, another site -> what it sends
-
-
-def _real(insider: Insider, kind: bytes = b"control") -> bytes:
-    """A frame that the insider's honest half has sent, the last of its kind."""
-    return next(frame for frame in reversed(insider.line.sent) if frame[2:40].find(kind) > 0)
 
 
 def _flipped(frame: bytes) -> bytes:
@@ -102,8 +115,8 @@ ON_THE_WIRE: Final[dict[str, Abuse]] = {
     "impersonation of the coordinator": lambda me, _: me.frame(StudyClosed(CloseReason.ABORTED), sender=COORDINATOR),
     "a coordinator's message": lambda me, _: me.frame(StudyClosed(CloseReason.ABORTED)),
     "a frame made for another": lambda me, other: me.frame(RoundDone(0, 0), recipient=other),
-    "replay of a frame": lambda me, _: _real(me),
-    "replay from an earlier round": lambda me, _: _real(me, b"release"),
+    "replay of a frame": lambda me, _: me.last(b"control"),
+    "replay from an earlier round": lambda me, _: me.last(b"release"),
     "replay from an earlier study": lambda me, _: me.frame(RoundDone(0, 0), study=bytes(32)),
     "downgrade of the format": lambda me, _: me.header(version=0),
     "downgrade of the software": lambda me, _: me.greeting(software="0.0.1"),
@@ -113,10 +126,10 @@ ON_THE_WIRE: Final[dict[str, Abuse]] = {
     "bytes that are no frame": lambda *_: b"\xff" * 100,
     "oversize frame": lambda me, _: bytes(frame_limit(me.study) + 1),
     "oversize greeting": lambda *_: GREETINGS.magic + bytes(GREETINGS.maximum),
-    "a folder's older copy": lambda me, _: me.greeting(),
-    "a false claim of an older copy": lambda me, _: me.greeting(boot=FAR - 1, verdict=Verdict.RESTORED),
-    "an update to another model": lambda me, _: me.frame(WeightUpdate(0, 1, bytes(32), b"")),
-    "done without the updates": lambda me, _: me.frame(RoundDone(0, 1)),
+    "a folder's older copy": lambda me, _: me.greeting(boot=0),
+    "a false claim of an older copy": lambda me, _: me.greeting(verdict=Verdict.RESTORED),
+    "an update to another model": lambda me, _: me.frame(WeightUpdate(*me.position, bytes(32), b"")),
+    "done without the updates": lambda me, _: me.frame(RoundDone(*me.position)),
     "a round that is not open": lambda me, _: me.frame(WeightUpdate(9, 9, bytes(32), b"")),
 }
 
@@ -124,7 +137,6 @@ ON_THE_WIRE: Final[dict[str, Abuse]] = {
 def on_the_wire(arena: Arena, insider: Insider) -> Iterator[Row]:
     """Each abuse of an insider; the honest half of it, and all others, go on in between."""
     other = next(member.name for member in arena.study.sites if member.name != insider.name)
-    honest = insider.line.sent
     for abuse, make in ON_THE_WIRE.items():
         raw = make(insider, other)
         before, logged = len(arena.refused), len(arena.logs[COORDINATOR].getvalue())
@@ -136,8 +148,8 @@ def on_the_wire(arena: Arena, insider: Insider) -> Iterator[Row]:
         line = next((line for line in lines if '"refused"' in line), "")
         yield Row(abuse, f"{insider.name}, a member", node, rule, line)
         # What it claimed may have put its honest half out; that one only greets again.
-        insider.line.inject(next(frame for frame in reversed(honest) if GREETINGS.is_one(frame)))
-        arena.turn()
+        insider.line.inject(insider.greeted())
+        arena.shells[COORDINATOR].pump(0.0)
 
 
 def at_the_door() -> Iterator[Row]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from fedsecure.config import Study
+from fedsecure.config import DataSettings, Study
 from fedsecure.node.membership import open_own
 from fedsecure.node.wiring import COORDINATOR
 from protocols.transport.base import ClientTransport, ServerTransport
@@ -44,9 +44,9 @@ def shortened(study: Study) -> tuple[Study, tuple[str, ...]]:
     """The study with little to compute and no deadline, and which settings that changed."""
     pretrain = study.pretrain.model_copy(update={"rounds": 2, "local_steps": 1, "batch": min(8, study.pretrain.batch)})
     finetune = study.finetune.model_copy(
-        update={"labelled": (1,), "modes": ("federated",), "steps": 1, "rounds": 1, "batch": 2}
+        update={"labelled": (1,), "modes": ("federated",), "steps": 1, "rounds": 2, "batch": 2}
     )
-    data = study.data.model_copy(update={"size": 32, "crop": None, "spacing_mm": None, "orientation": "stored"})
+    data = DataSettings(size=32)
     update = {
         "pretrain": pretrain, "finetune": finetune, "data": data, "baseline": False, "round_deadline_s": None,
         "join_deadline_s": None, "evaluation_deadline_s": None,
@@ -97,6 +97,7 @@ def _insider(run: Path, world: World, study: Study, cache: Path, expected: tuple
     last = arena.study.sites[-1].name
     arena.until(lambda: any(b"release" in frame[2:40] for frame in arena.ends[last].sent))  # type: ignore[attr-defined]
     own = open_own(arena.folders[last])
+    arena.shells[COORDINATOR].pump(0.0)  # what the honest half has sent, before what the other half sends
     rows = list(on_the_wire(arena, Insider(arena, last, own.identity)))
     arena.finish()
     ended = set(arena.outcomes().values())

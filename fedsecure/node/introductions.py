@@ -128,7 +128,8 @@ class Introductions:
             self._renewed(peer)
         if known is not None and known.ahead_of(greeting.boot, greeting.start, greeting.began):
             return Verdict.RESTORED
-        if not greeting.proof:  # what is kept to be shown holds nothing that was shown
+        further = known is None or (greeting.boot, greeting.head) >= (known.boot, known.head)
+        if further and not greeting.proof:  # what is kept to be shown holds nothing that was shown
             self._known[peer] = Known(fingerprint, greeting.boot, greeting.start, greeting.head, frame)
             self._store.put(peers=msgspec.msgpack.encode(self._known))
         return Verdict.WELCOME
