@@ -76,8 +76,8 @@ class Insider:
         body = encode(message)
         sent = max((frame for frame in self.line.sent if not GREETINGS.is_one(frame)), key=_seq)
         header = Header(
-            1, kind_of(message), study or self.study.digest(), sender or self.name, recipient, _seq(sent) + 1, len(body),
-            hashlib.sha256(body).digest(),
+            1, kind_of(message), study or self.study.digest(), sender or self.name, recipient, _seq(sent) + 1,
+            len(body), hashlib.sha256(body).digest(),
         )  # fmt: skip
         raw = header_bytes(header)
         return join(raw, (identity or self.identity).sign(FRAME_LABEL, raw), body)

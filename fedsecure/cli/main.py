@@ -8,7 +8,11 @@ from typing import Annotated
 
 import typer
 
+<<<<<<< HEAD
 from fedsecure.cli import audit, bench, data, doctor, keys, pilot, roster, simulate
+=======
+from fedsecure.cli import bench, data, keys, reproduce, roster, simulate
+>>>>>>> main
 from fedsecure.errors import DataError, FedsecureError
 from keys.errors import KeysError
 
@@ -26,11 +30,15 @@ app.add_typer(roster.app, name="roster")
 app.command()(simulate.demo)
 app.command()(simulate.simulate)
 app.command()(simulate.report)
+<<<<<<< HEAD
 app.command()(pilot.coordinator)
 app.command()(pilot.site)
 app.command()(pilot.status)
 app.command()(doctor.doctor)
 app.command()(pilot.veto)
+=======
+app.command()(reproduce.reproduce)
+>>>>>>> main
 
 
 def _version(wanted: bool) -> None:
