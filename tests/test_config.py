@@ -97,13 +97,10 @@ def test_every_setting_is_in_the_digest(name: str) -> None:
     base: dict[str, Any] = {"sites": [{"name": "z", "weight": 1}, {"name": "y", "weight": 1}]}
     if name == "sites":
         base = {}
-<<<<<<< HEAD
     if name == "join_deadline_s":
         base["round_deadline_s"] = 9.0
-=======
     if name == "encoder":
         base |= {"start": "encoder", "encoder": "0" * 64}
->>>>>>> main
     *rooms, leaf = name.split(".")
     if rooms and rooms[0] in OWN_SETTINGS:
         base["framework"] = rooms[0]

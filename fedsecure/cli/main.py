@@ -8,11 +8,7 @@ from typing import Annotated
 
 import typer
 
-<<<<<<< HEAD
-from fedsecure.cli import audit, bench, data, doctor, keys, pilot, roster, simulate
-=======
-from fedsecure.cli import bench, data, keys, reproduce, roster, simulate
->>>>>>> main
+from fedsecure.cli import audit, bench, data, doctor, keys, pilot, reproduce, roster, simulate
 from fedsecure.errors import DataError, FedsecureError
 from keys.errors import KeysError
 
@@ -30,15 +26,12 @@ app.add_typer(roster.app, name="roster")
 app.command()(simulate.demo)
 app.command()(simulate.simulate)
 app.command()(simulate.report)
-<<<<<<< HEAD
+app.command()(reproduce.reproduce)
 app.command()(pilot.coordinator)
 app.command()(pilot.site)
 app.command()(pilot.status)
 app.command()(doctor.doctor)
 app.command()(pilot.veto)
-=======
-app.command()(reproduce.reproduce)
->>>>>>> main
 
 
 def _version(wanted: bool) -> None:
