@@ -48,12 +48,12 @@ def shortened(study: Study) -> tuple[Study, tuple[str, ...]]:
     )
     data = DataSettings(size=32)
     update = {
+        "start": "pretrain", "encoder": None,
         "pretrain": pretrain, "finetune": finetune, "data": data, "baseline": False, "round_deadline_s": None,
         "join_deadline_s": None, "evaluation_deadline_s": None,
     }  # fmt: skip
     short = study.model_copy(update=update)
-    names = ("pretrain", "finetune", "data", "baseline", "round_deadline_s", "join_deadline_s", "evaluation_deadline_s")
-    return short, tuple(name for name in names if getattr(short, name) != getattr(study, name))
+    return short, tuple(name for name in update if getattr(short, name) != getattr(study, name))
 
 
 def audit(study: Study, run: Path, cache: Path) -> Audit:

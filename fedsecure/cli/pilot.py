@@ -28,6 +28,7 @@ def coordinator(
     study: StudyFile,
     bind: Bind = "tcp://0.0.0.0:7443",
     folder: Folder = Path(),
+    encoder: Annotated[Path | None, typer.Option(help="The file that the study starts from, if it names one.")] = None,
     health: Port = None,
     passphrase_file: passphrases.File = None,
 ) -> None:
@@ -35,7 +36,7 @@ def coordinator(
     from fedsecure.node.pilot import lay_out_coordinator
     from fedsecure.node.wiring import run_coordinator
 
-    lay_out_coordinator(folder, study)
+    lay_out_coordinator(folder, study, encoder)
     _end(folder, run_coordinator(folder, bind, passphrases.present(passphrase_file), health, sys.stderr))
 
 

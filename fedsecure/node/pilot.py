@@ -9,6 +9,7 @@ Whoever starts a study goes on with it: a folder that holds another study's stat
 
 from __future__ import annotations
 
+import hashlib
 import tomllib
 from pathlib import Path
 from typing import Annotated
@@ -17,9 +18,11 @@ from pydantic import StringConstraints
 
 from fedsecure.config import Run, Site, Study, load, load_study, parse
 from fedsecure.errors import SettingsError
+from fedsecure.files import write_atomic
 from fedsecure.greeting import differing, settings_of
 from fedsecure.node.membership import load_trust, now
 from fedsecure.node.wiring import lay_out
+from fedsecure.node.workbench import ENCODER
 from keys.edition import Edition
 
 Endpoint = Annotated[str, StringConstraints(pattern=r"^tcp://[A-Za-z0-9.-]+:[0-9]{1,5}$")]
@@ -74,14 +77,21 @@ def lay_out_site(folder: Path, file: SiteFile) -> Study:
     return study
 
 
-def lay_out_coordinator(folder: Path, path: Path) -> Study:
-    """Write what a coordinator's process reads. Raises as `lay_out_site`."""
+def lay_out_coordinator(folder: Path, path: Path, encoder: Path | None = None) -> Study:
+    """Write what a coordinator's process reads. encoder: the file that the study starts from, where it names one.
+
+    Raises as `lay_out_site`.
+    """
     edition, me = _membership(folder)
     if me != edition.coordinator:
         raise SettingsError(f"this folder's keys are {me}'s, a site: it is started by `fedsecure site`")
     study = agreed_study(path, edition)
     _same_study(folder, study)
+    raw = _start(folder, study, encoder)
     lay_out(folder, study, Run())
+    if raw:
+        (folder / ENCODER).parent.mkdir(exist_ok=True)
+        write_atomic(folder / ENCODER, raw)
     return study
 
 
@@ -96,6 +106,21 @@ def agreed_study(path: Path, edition: Edition) -> Study:
     if strangers:
         raise SettingsError(f"the study names sites that the roster does not: {', '.join(sorted(strangers))}")
     return study
+
+
+def _start(folder: Path, study: Study, encoder: Path | None) -> bytes:
+    """The encoder that the study names by its digest; empty if it names none, or the folder has it already."""
+    if study.encoder is None or (encoder is None and (folder / ENCODER).is_file()):
+        return b""
+    if encoder is None:
+        raise SettingsError("this study starts from an encoder: name its file with --encoder")
+    try:
+        raw = encoder.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"cannot read the encoder's file: {error.strerror}") from None
+    if hashlib.sha256(raw).hexdigest() != study.encoder:
+        raise SettingsError("the encoder's file is not the one that the study names by its digest")
+    return raw
 
 
 def _membership(folder: Path) -> tuple[Edition, str]:
