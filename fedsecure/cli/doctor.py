@@ -50,7 +50,7 @@ def doctor(
     _show(found[0])
     if file is None:
         from fedsecure.node.checks import versions
-        from fedsecure.node.wiring import consult_coordinator
+        from fedsecure.node.consultation import consult_coordinator
 
         typer.echo(f"waiting for the sites' doctors, up to {wait:.0f} s")
         found += _shown(consult_coordinator(folder, own, study, versions(), bind, wait))
@@ -63,7 +63,8 @@ def doctor(
 def _site(folder: Path, own: Own, study: Study, file: SiteFile, wait: float) -> list[Finding]:
     from fedsecure.config import Run, Site
     from fedsecure.node.checks import categories, check_data, check_reachable, versions
-    from fedsecure.node.wiring import consult_site, lay_out
+    from fedsecure.node.consultation import consult_site
+    from fedsecure.node.wiring import lay_out
 
     site = Site(**{**file.model_dump(include=set(Site.model_fields)), "name": own.name})
     # A folder of its own: nothing of the study has begun.

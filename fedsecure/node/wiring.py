@@ -10,20 +10,16 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
-from fedsecure.agreement import AGREEMENTS, Category
 from fedsecure.config import Run, Site, Study, dump, load
 from fedsecure.egress import Gate
 from fedsecure.errors import SettingsError
 from fedsecure.files import write_atomic
 from fedsecure.greeting import START_SIZE, software, works_with
-from fedsecure.node.checks import Finding
-from fedsecure.node.comparison import CoordinatorEnd, SiteEnd
 from fedsecure.node.coordinator_shell import CoordinatorShell
 from fedsecure.node.events import Stop
 from fedsecure.node.health import Health
@@ -35,7 +31,7 @@ from fedsecure.node.store import Store
 from fedsecure.node.trainer import InlineTrainer, ProcessTrainer, Trainer
 from fedsecure.node.vitals import Status, Vitals
 from fedsecure.plan import frame_limit
-from fedsecure.progress import Observe, Progress, ignore, to_json
+from fedsecure.progress import Observe, Progress, to_json
 from keys.passphrase import Passphrase, resolve
 from protocols.transport.base import ClientTransport, ServerTransport
 from protocols.transport.zmq_curve import CurveClient, CurveServer
@@ -152,65 +148,6 @@ def run_coordinator(
     shell = build_coordinator(folder, own, transport, ProcessTrainer(folder), life.observe, life.heard)
     write_atomic(folder / "endpoint", transport.endpoint.encode())
     return life.run(shell)
-
-
-def consult_coordinator(
-    folder: Path, own: Own, study: Study, versions: Mapping[str, str], endpoint: str, wait_s: float
-) -> list[Finding]:
-    """The coordinator's end of `fedsecure doctor`: listen where the study will, and compare the sites that come.
-
-    folder: the node's; what was sent is on record in its sub-folder `doctor`. Raises SettingsError.
-    """
-    require_free(endpoint)
-    transport = CurveServer(own.identity, own.roster, maximum=AGREEMENTS.maximum, endpoint=endpoint)
-    with _doctors_gate(folder, own, study, transport.send) as gate:
-        end = CoordinatorEnd(own, study, versions, gate.compare, os.urandom, wait_s=wait_s)
-        try:
-            while not end.done:
-                for peer, raw in transport.poll(0.05):
-                    end.receive(peer, raw)
-                end.tick(time.monotonic())
-        finally:
-            transport.close()
-    return end.findings
-
-
-def consult_site(
-    folder: Path,
-    own: Own,
-    study: Study,
-    versions: Mapping[str, str],
-    endpoint: str,
-    wait_s: float,
-    values: Mapping[Category, str] | None,
-) -> list[Finding]:
-    """A site's end; as `consult_coordinator`. values: what it compares, None if it could not read its volumes."""
-    transport = CurveClient(own.identity, own.roster, maximum=AGREEMENTS.maximum, endpoint=endpoint)
-    with _doctors_gate(folder, own, study, lambda _, frame: transport.send(frame)) as gate:
-        end = SiteEnd(own, study, versions, gate.compare, os.urandom, values=values)
-        until = time.monotonic() + 2 * wait_s
-        try:
-            while not end.done and time.monotonic() < until:
-                for raw in transport.poll(0.05):
-                    end.receive(own.roster.coordinator, raw)
-                end.tick(time.monotonic())
-        finally:
-            transport.close()
-    if not end.done:
-        end.findings.append(
-            Finding("failed", "sites", "nothing was compared: run the doctor on all nodes at the same time")
-        )
-    return end.findings
-
-
-@contextmanager
-def _doctors_gate(folder: Path, own: Own, study: Study, send: Callable[[str, bytes], None]) -> Iterator[Gate]:
-    store = Store(folder / "doctor")
-    try:
-        coordinator = own.roster.coordinator
-        yield Gate(own.identity, own.name, study, store.next_boot(), {}, coordinator, store, send, ignore)
-    finally:
-        store.close()
 
 
 def require_free(endpoint: str) -> None:
