@@ -61,6 +61,7 @@ class Insider:
         self.line = line
         at = arena.shells[COORDINATOR].standing()
         self.position = at.stage, at.round
+        self._used = 0
 
     def last(self, kind: bytes) -> bytes:
         """The last frame of a kind that the insider's honest half has sent."""
@@ -72,11 +73,12 @@ class Insider:
 
     def frame(self, message: Message, *, sender: str | None = None, identity: Identity | None = None,
               study: bytes | None = None, recipient: str = COORDINATOR) -> bytes:  # fmt: skip
-        """A frame that holds but for what is said here; its number is the one that its honest half would use next."""
+        """A frame that holds but for what is said here; its number is above all that were used."""
         body = encode(message)
-        sent = max((frame for frame in self.line.sent if not GREETINGS.is_one(frame)), key=_seq)
+        said = max(_seq(frame) for frame in self.line.sent if not GREETINGS.is_one(frame))
+        self._used = max(said, self._used) + 1
         header = Header(
-            1, kind_of(message), study or self.study.digest(), sender or self.name, recipient, _seq(sent) + 1,
+            1, kind_of(message), study or self.study.digest(), sender or self.name, recipient, self._used,
             len(body), hashlib.sha256(body).digest(),
         )  # fmt: skip
         raw = header_bytes(header)
@@ -139,6 +141,7 @@ def on_the_wire(arena: Arena, insider: Insider) -> Iterator[Row]:
     other = next(member.name for member in arena.study.sites if member.name != insider.name)
     for abuse, make in ON_THE_WIRE.items():
         raw = make(insider, other)
+        arena.shells[COORDINATOR].note_again()
         before, logged = len(arena.refused), len(arena.logs[COORDINATOR].getvalue())
         insider.line.inject(raw)
         arena.shells[COORDINATOR].pump(0.0)

@@ -10,14 +10,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from fedsecure.config import DataSettings, Study
+from fedsecure.config import DataSettings, Study, load
+from fedsecure.node.averaging import model_file
 from fedsecure.node.membership import open_own
 from fedsecure.node.wiring import COORDINATOR
+from fedsecure.node.workbench import ENCODER
+from fedsecure.plan import schedule
 from protocols.transport.base import ClientTransport, ServerTransport
 from sim.adversary import Insider, Row, at_the_door, on_paper, on_the_wire
 from sim.arena import Arena
 from sim.faults import Faults, FaultyClient, FaultyServer, Network, TappedClient
-from sim.world import World, build
+from sim.world import World, build, coordinator_folder
 
 PATIENTS: Final = 3
 SIZE: Final = 48  # pixels of a phantom
@@ -71,9 +74,11 @@ def audit(study: Study, run: Path, cache: Path) -> Audit:
 
 
 def final_models(run: Path) -> tuple[bytes, ...]:
-    """What a federation ended with."""
-    models = sorted((run / COORDINATOR / "models").glob("*.safetensors"))
-    return tuple(path.read_bytes() for path in models if path.name != "prepared.safetensors")
+    """What a federation ended with: the encoder, and the last stage's model."""
+    folder = coordinator_folder(run)
+    stages = schedule(load(Study, (folder / "study.json").read_bytes()))
+    last = folder / model_file(len(stages) - 1, stages[-1].rounds)
+    return tuple(path.read_bytes() for path in (folder / ENCODER, last) if path.exists())
 
 
 def _finished(run: Path, world: World, study: Study, cache: Path) -> tuple[bytes, ...]:

@@ -95,6 +95,10 @@ class Shell(ABC):
         """The operator said stop: takes effect with the next turn, whatever the trainer is doing."""
         self._events.appendleft(Veto())
 
+    def note_again(self) -> None:
+        """Note the next refusal of each kind, also where one of its kind was noted before."""
+        self._refusals.clear()
+
     def sent_bytes(self) -> dict[str, int]:
         """Peer -> bytes on the record of what was sent."""
         return self._store.sent_bytes()
