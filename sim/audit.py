@@ -19,6 +19,7 @@ from fedsecure.plan import schedule
 from protocols.transport.base import ClientTransport, ServerTransport
 from sim.adversary import Insider, Row, at_the_door, on_paper, on_the_wire
 from sim.arena import Arena
+from sim.errors import FederationFailed
 from sim.faults import Faults, FaultyClient, FaultyServer, Network, TappedClient
 from sim.world import World, build, coordinator_folder
 
@@ -85,7 +86,10 @@ def _finished(run: Path, world: World, study: Study, cache: Path) -> tuple[bytes
     arena = Arena(run, _laid_out(run, world, study, cache))
     arena.start(*arena.folders)
     arena.finish()
+    ended = arena.outcomes()
     arena.close()
+    if set(ended.values()) != {"finished"}:
+        raise FederationFailed("the study does not come to its end even where nobody disturbs it")
     return final_models(run)
 
 
