@@ -151,6 +151,7 @@ def test_a_pilot_from_files_with_a_stop_a_late_site_and_what_operators_see(pilot
     assert (pilot.folders["hub"] / "models" / "encoder.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_site_that_vetoed_while_the_coordinator_was_down_is_not_waited_for(pilot: Pilot) -> None:
     for name in pilot.folders:
         pilot.start(name)
@@ -244,7 +245,7 @@ def test_the_doctor_compares_nodes_before_a_study(pilot: Pilot) -> None:
     assert "ok       data       2 patients to train on, 2 of them labelled, 1 held out" in shown["north"]
     assert "ok       clock      hub: " in shown["north"]
     assert "ok       versions   north: the same" in shown["hub"]
-    assert "ok       roster     version 1, 2 sites, ends in 90 days" in shown["hub"]
+    assert "ok       roster     version 1, 2 sites, ends in 89 days" in shown["hub"]
     assert "ok       study      south: the same" in shown["hub"]
     # Nothing of the study has begun.
     for folder in pilot.folders.values():
