@@ -10,7 +10,7 @@ ARGS ?=
 KILLS ?= 50
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint test test-slow chaos bench clean
+.PHONY: help setup demo lint test test-slow fuzz chaos bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | sort | expand -t 14
@@ -42,8 +42,12 @@ test-slow: $(STAMP)  ## the tests that take minutes (real data, whole federation
 chaos: $(STAMP)  ## kill -9 of every node at every phase boundary and at KILLS random instants
 	$(BIN)/python -m sim.chaos --kills $(KILLS)
 
-bench: $(STAMP)  ## training speed beside a bare PyTorch loop
+fuzz: $(STAMP)  ## COUNT mutated inputs (200000 if not given) against the decoders of both nodes
+	PYTHONPATH=. $(BIN)/python tests/fuzz/mutate.py $(or $(COUNT),200000) $(ARGS)
+
+bench: $(STAMP)  ## training speed beside a bare PyTorch loop, and the channel beside bare CURVE
 	$(BIN)/fedsecure bench train $(ARGS)
+	$(BIN)/fedsecure bench channel
 
 clean:  ## remove what was built; runs and caches stay
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -168,11 +168,24 @@ class WeightUpdate(_Wire, frozen=True, tag="weight-update"):
 
 
 class FeatureBank(_Wire, frozen=True, tag="feature-bank"):
-    """Site: momentum features for the other sites, in a box."""
+    """Site: features for the other sites, in a box: vectors or sums, as the study says."""
 
     stage: Count
     round: Count
     box: SealedBox
+
+
+class PrototypeSum(_Wire, frozen=True, tag="prototype-sum"):
+    """Site: a vector that only enters the sum over all sites, which the next round opens with. `vector`: little-endian
+    float32."""
+
+    stage: Count
+    round: Count
+    model_digest: Digest  # of the RoundOpen whose model it was made with
+    vector: bytes
+
+    def __post_init__(self) -> None:
+        _require_floats(self.vector)
 
 
 class MetricReport(_Wire, frozen=True, tag="metric-report"):
@@ -210,7 +223,8 @@ class RoundOpen(_Wire, frozen=True, tag="round-open"):
     """Coordinator: a round begins with this model and with these banks, which follow as BankRelay.
 
     `model`: safetensors, every tensor float32; `model_digest`: SHA-256 of it; `banks` sorted by site; `target`: none,
-    or one where the round has a target network that is not part of the model.
+    or one where the round has a target network that is not part of the model; `prototypes`: the sum of the vectors that
+    the sites sent as PrototypeSum in the round before, little-endian float32, empty where there is none.
     """
 
     stage: Count
@@ -218,10 +232,12 @@ class RoundOpen(_Wire, frozen=True, tag="round-open"):
     model_digest: Digest
     banks: Annotated[tuple[BankRef, ...], Meta(max_length=MAXIMUM_MEMBERS)]
     target: Annotated[tuple[TargetRef, ...], Meta(max_length=1)]
+    prototypes: bytes
     model: bytes
 
     def __post_init__(self) -> None:
         _require_ascending(tuple(bank.site for bank in self.banks))
+        _require_floats(self.prototypes)
         if model_digest(self.model) != self.model_digest:
             raise ValueError("model_digest is the SHA-256 of model")
 
@@ -256,7 +272,7 @@ class BankRelay(_Wire, frozen=True, tag="bank-relay"):
 
 
 Control = Hello | RoundDone | Leave | WantTarget | AskTargets | StudyClosed
-Release = WeightUpdate | FeatureBank | MetricReport | TargetUpdate | DistanceReport
+Release = WeightUpdate | FeatureBank | PrototypeSum | MetricReport | TargetUpdate | DistanceReport
 Publish = RoundOpen | BankRelay | TargetModel
 Message = Control | Release | Publish
 
@@ -266,7 +282,7 @@ def kind_of(message: Message) -> Kind:
     match message:
         case Hello() | RoundDone() | Leave() | WantTarget() | AskTargets() | StudyClosed():
             return Kind.CONTROL
-        case WeightUpdate() | FeatureBank() | MetricReport() | TargetUpdate() | DistanceReport():
+        case WeightUpdate() | FeatureBank() | PrototypeSum() | MetricReport() | TargetUpdate() | DistanceReport():
             return Kind.RELEASE
         case RoundOpen() | BankRelay() | TargetModel():
             return Kind.PUBLISH
@@ -279,7 +295,7 @@ def role_of(message: Message) -> Role:
     match message:
         case Hello() | RoundDone() | Leave() | WantTarget():
             return Role.SITE
-        case WeightUpdate() | FeatureBank() | MetricReport() | TargetUpdate() | DistanceReport():
+        case WeightUpdate() | FeatureBank() | PrototypeSum() | MetricReport() | TargetUpdate() | DistanceReport():
             return Role.SITE
         case AskTargets() | StudyClosed() | RoundOpen() | BankRelay() | TargetModel():
             return Role.COORDINATOR

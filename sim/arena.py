@@ -15,10 +15,11 @@ from fedsecure.node.shell import Shell
 from fedsecure.node.wiring import COORDINATOR, build_coordinator, build_site, inline_trainer, metrics_writer
 from fedsecure.plan import frame_limit
 from fedsecure.progress import Progress, Refused
+from protocols.handshake import Party
 from protocols.transport.base import ClientTransport, ServerTransport
-from protocols.transport.memory import MemoryHub
 from sim.ceremony import enrol
 from sim.errors import FederationFailed
+from sim.faults import FaultyHub, Network
 from sim.world import coordinator_folder, site_folder
 
 TURN_S: Final = 0.5  # seconds that one turn takes on the arena's clock
@@ -26,7 +27,8 @@ ROOM: Final = 1 << 16  # bytes by which the wire takes more than nodes do: what 
 
 
 class Arena:
-    """`wrap_client(name, transport)` and `wrap_server(transport)` put faults or an adversary between node and wire."""
+    """`wrap_client(name, transport)` and `wrap_server(transport)` put faults or an adversary between node and sessions;
+    `network` has those of the wire below the sessions."""
 
     def __init__(
         self,
@@ -34,18 +36,19 @@ class Arena:
         study: Study,
         wrap_client: Callable[[str, ClientTransport], ClientTransport] = lambda _, inner: inner,
         wrap_server: Callable[[ServerTransport], ServerTransport] = lambda inner: inner,
+        network: Network | None = None,
     ) -> None:
         self.study = study
         self.folders = {COORDINATOR: coordinator_folder(run)}
         self.folders |= {member.name: site_folder(run, member.name) for member in study.sites}
         enrol(self.folders, COORDINATOR)
-        self._hub = MemoryHub((member.name for member in study.sites), frame_limit(study) + ROOM)
+        self.now = 0.0
+        self._hub = FaultyHub(frame_limit(study) + ROOM, lambda: self.now, network or Network())
         self._wrap_client, self._wrap_server = wrap_client, wrap_server
         self.shells: dict[str, Shell] = {}
         self.ends: dict[str, ClientTransport] = {}
         self.refused: list[tuple[str, Refused]] = []
         self.logs = {name: io.StringIO() for name in self.folders}
-        self.now = 0.0
 
     def start(self, *names: str) -> None:
         """Start nodes, from wherever their folders stand."""
@@ -61,13 +64,17 @@ class Arena:
 
             trainer, own = inline_trainer(folder, observe), open_own(folder)
             if name == COORDINATOR:
-                server = self._wrap_server(self._hub.server())
-                shell: Shell = build_coordinator(folder, own, server, trainer, observe, clock=lambda: self.now)
+                shell: Shell = build_coordinator(folder, own, self._bind, trainer, observe, clock=lambda: self.now)
             else:
-                client = self._wrap_client(name, self._hub.client(name))
-                self.ends[name] = client
-                shell = build_site(folder, own, client, trainer, observe, clock=lambda: self.now)
+                shell = build_site(folder, own, self._connect, trainer, observe, clock=lambda: self.now)
             self.shells[name] = shell
+
+    def _bind(self, party: Party) -> ServerTransport:
+        return self._wrap_server(self._hub.server(party))
+
+    def _connect(self, party: Party) -> ClientTransport:
+        self.ends[party.name] = self._wrap_client(party.name, self._hub.client(party))
+        return self.ends[party.name]
 
     def end(self, *names: str) -> None:
         """End nodes as a kill does: what is not on disk is gone."""

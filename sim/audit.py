@@ -126,7 +126,7 @@ def _bad_line(name: str, faults: Faults, run: Path, world: World, study: Study, 
     def client(node: str, inner: ClientTransport) -> ClientTransport:
         return FaultyClient(inner, network, node)
 
-    arena = Arena(run, _laid_out(run, world, study, cache), client, server)
+    arena = Arena(run, _laid_out(run, world, study, cache), client, server, network)
     arena.start(*arena.folders)
     arena.until(lambda: bool(arena.outcomes()[COORDINATOR]), 20_000)
     arena.close()

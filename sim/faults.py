@@ -1,20 +1,26 @@
-"""A bad network: transports that drop, delay, duplicate, reorder, corrupt, truncate and cut off, by a seed.
+"""A bad network: one that drops, delays, duplicates, reorders, corrupts, truncates and cuts off, by a seed.
 
-A wrapper keeps a transport's interface and its promises, which allow all of this but one: a real channel is
-authenticated, so that corruption there closes a connection. Here it reaches the envelope, which has to refuse it.
+Each fault acts where it is real. A frame is lost, comes late or twice when connections end, above the sessions: the
+protocol has to bear it. Bytes change on the wire, below them: a session has to refuse them, and a new one to go on.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from keys.roster import Roster
+from protocols.errors import ProtocolError
+from protocols.link import Link
 from protocols.transport.base import ClientTransport, ServerTransport
+from protocols.transport.memory import MemoryHub
 
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """Probabilities per frame. delay: that it comes up to `polls` polls later, and so behind others."""
+    """Probabilities: of a frame to be dropped, delayed (it comes up to `polls` polls later, and so behind others) and
+    duplicated; of a packet to be corrupted and truncated."""
 
     drop: float = 0.0
     delay: float = 0.0
@@ -40,17 +46,45 @@ class Network:
         """What becomes of a frame: (polls to wait, bytes) of each copy that arrives."""
         if peer in self.cut or self._happens(self.faults.drop):
             return []
-        if self._happens(self.faults.corrupt):
-            at = self._random.randrange(len(frame))
-            frame = frame[:at] + bytes([frame[at] ^ 1 << self._random.randrange(8)]) + frame[at + 1 :]
-        if self._happens(self.faults.truncate):
-            frame = frame[: self._random.randrange(len(frame))]
         copies = 2 if self._happens(self.faults.duplicate) else 1
         return [(self._random.randint(1, self.faults.polls) if self._happens(self.faults.delay) else 0, frame)
                 for _ in range(copies)]  # fmt: skip
 
+    def bent(self, packet: bytes) -> bytes:
+        """What becomes of a packet's bytes."""
+        if self._happens(self.faults.corrupt):
+            at = self._random.randrange(len(packet))
+            packet = packet[:at] + bytes([packet[at] ^ 1 << self._random.randrange(8)]) + packet[at + 1 :]
+        if self._happens(self.faults.truncate):
+            packet = packet[: self._random.randrange(len(packet))]
+        return packet
+
     def _happens(self, probability: float) -> bool:
         return self._random.random() < probability
+
+
+class FaultyHub(MemoryHub):
+    """The wire in memory, with the network's faults of packets."""
+
+    def __init__(self, maximum: int, clock: Callable[[], float], network: Network) -> None:
+        super().__init__(maximum, clock)
+        self._network = network
+
+    def _carry(
+        self, source: Link, sink: Link, deliver: Callable[[bytes], None], refuse: Callable[[ProtocolError], None]
+    ) -> bool:
+        return super()._carry(_Bent(source, self._network), sink, deliver, refuse)  # type: ignore[arg-type]
+
+
+class _Bent:
+    """A link whose packets come out as the network leaves them."""
+
+    def __init__(self, link: Link, network: Network) -> None:
+        self._link, self._network = link, network
+
+    def next_packet(self, now: float) -> bytes | None:
+        packet = self._link.next_packet(now)
+        return None if packet is None else self._network.bent(bytes(packet))
 
 
 class _Held:
@@ -84,32 +118,58 @@ class FaultyServer:
     def poll(self, timeout: float) -> list[tuple[str, bytes]]:
         return self._held.arrive(self._inner.poll(timeout))
 
+    def accept(self, roster: Roster) -> None:
+        self._inner.accept(roster)
+
+    def revoke(self, name: str) -> None:
+        self._inner.revoke(name)
+
+    def refusals(self) -> list[ProtocolError]:
+        return self._inner.refusals()
+
     def close(self) -> None:
         self._inner.close()
 
 
-class FaultyClient:
-    """See `ClientTransport`. name: whose line it is."""
+class _Client:
+    """A client transport round another: see `ClientTransport`."""
 
-    def __init__(self, inner: ClientTransport, network: Network, name: str) -> None:
-        self._inner, self._held, self._name = inner, _Held(network), name
+    def __init__(self, inner: ClientTransport) -> None:
+        self._inner = inner
 
     def send(self, frame: bytes) -> None:
         self._inner.send(frame)
 
     def poll(self, timeout: float) -> list[bytes]:
-        frames = [(self._name, frame) for frame in self._inner.poll(timeout)]
-        return [frame for _, frame in self._held.arrive(frames)]
+        return self._inner.poll(timeout)
+
+    def rekey(self) -> None:
+        self._inner.rekey()
+
+    def refusals(self) -> list[ProtocolError]:
+        return self._inner.refusals()
 
     def close(self) -> None:
         self._inner.close()
 
 
-class TappedClient:
+class FaultyClient(_Client):
+    """Faults as of `FaultyServer`. name: whose line it is."""
+
+    def __init__(self, inner: ClientTransport, network: Network, name: str) -> None:
+        super().__init__(inner)
+        self._held, self._name = _Held(network), name
+
+    def poll(self, timeout: float) -> list[bytes]:
+        frames = [(self._name, frame) for frame in self._inner.poll(timeout)]
+        return [frame for _, frame in self._held.arrive(frames)]
+
+
+class TappedClient(_Client):
     """A client whose owner also says what it likes, and keeps what it said: the adversary's end of a line."""
 
     def __init__(self, inner: ClientTransport) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self.sent: list[bytes] = []
 
     def send(self, frame: bytes) -> None:
@@ -118,9 +178,3 @@ class TappedClient:
 
     def inject(self, frame: bytes) -> None:
         self._inner.send(frame)
-
-    def poll(self, timeout: float) -> list[bytes]:
-        return self._inner.poll(timeout)
-
-    def close(self) -> None:
-        self._inner.close()

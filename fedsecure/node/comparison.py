@@ -9,7 +9,7 @@ every site            Digests; the coordinator answers all of them with Verdicts
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from fedsecure.agreement import (
@@ -55,7 +55,14 @@ class _End:
             note = AGREEMENTS.open(raw, peer=peer, me=self._own.name, public=self._own.roster.members[peer])
             self._take(note)
         except ProtocolError as error:
-            self.findings.append(Finding("failed", "peer", str(error)))
+            self.refused([error])
+
+    def refused(self, errors: Sequence[ProtocolError]) -> None:
+        """The transport refused something of a peer: a finding, once for each rule."""
+        for error in errors:
+            finding = Finding("failed", "peer", str(error))
+            if finding not in self.findings:
+                self.findings.append(finding)
 
     def _take(self, note: Agreement) -> None:
         raise NotImplementedError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from fedsecure.node.membership import Own
 from fedsecure.node.store import Store
 from fedsecure.node.wiring import require_free
 from fedsecure.progress import ignore
+from protocols.handshake import Party
 from protocols.transport.zmq_curve import CurveClient, CurveServer
 
 
@@ -28,13 +29,16 @@ def consult_coordinator(
     folder: the node's; what was sent is on record in its sub-folder `doctor`. Raises SettingsError.
     """
     require_free(endpoint)
-    transport = CurveServer(own.identity, own.roster, maximum=AGREEMENTS.maximum, endpoint=endpoint)
-    with _doctors_gate(folder, own, study, transport.send) as gate:
+    with _doctors_store(folder) as (store, boot):
+        party = Party(own.name, own.identity, own.roster, study.digest(), boot)
+        transport = CurveServer(party, maximum=AGREEMENTS.maximum, endpoint=endpoint)
+        gate = Gate(own.identity, own.name, study, boot, {}, own.name, store, transport.send, ignore)
         end = CoordinatorEnd(own, study, versions, gate.compare, os.urandom, wait_s=wait_s)
         try:
             while not end.done:
                 for peer, raw in transport.poll(0.05):
                     end.receive(peer, raw)
+                end.refused(transport.refusals())
                 end.tick(time.monotonic())
         finally:
             transport.close()
@@ -51,14 +55,20 @@ def consult_site(
     values: Mapping[Category, str] | None,
 ) -> list[Finding]:
     """A site's end; as `consult_coordinator`. values: what it compares, None if it could not read its volumes."""
-    transport = CurveClient(own.identity, own.roster, maximum=AGREEMENTS.maximum, endpoint=endpoint)
-    with _doctors_gate(folder, own, study, lambda _, frame: transport.send(frame)) as gate:
+    coordinator = own.roster.coordinator
+    with _doctors_store(folder) as (store, boot):
+        party = Party(own.name, own.identity, own.roster, study.digest(), boot)
+        transport = CurveClient(party, maximum=AGREEMENTS.maximum, endpoint=endpoint)
+        gate = Gate(
+            own.identity, own.name, study, boot, {}, coordinator, store, lambda _, frame: transport.send(frame), ignore
+        )  # fmt: skip
         end = SiteEnd(own, study, versions, gate.compare, os.urandom, values=values)
         until = time.monotonic() + 2 * wait_s
         try:
             while not end.done and time.monotonic() < until:
                 for raw in transport.poll(0.05):
-                    end.receive(own.roster.coordinator, raw)
+                    end.receive(coordinator, raw)
+                end.refused(transport.refusals())
                 end.tick(time.monotonic())
         finally:
             transport.close()
@@ -70,10 +80,10 @@ def consult_site(
 
 
 @contextmanager
-def _doctors_gate(folder: Path, own: Own, study: Study, send: Callable[[str, bytes], None]) -> Iterator[Gate]:
+def _doctors_store(folder: Path) -> Iterator[tuple[Store, int]]:
+    """The store of the doctor, and how often it was run here."""
     store = Store(folder / "doctor")
     try:
-        coordinator = own.roster.coordinator
-        yield Gate(own.identity, own.name, study, store.next_boot(), {}, coordinator, store, send, ignore)
+        yield store, store.next_boot()
     finally:
         store.close()

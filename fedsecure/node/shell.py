@@ -28,6 +28,7 @@ from keys.identity import Identity
 from keys.roster import Roster
 from protocols.envelope import Opened, ReplayGuard, open_frame
 from protocols.errors import ProtocolError
+from protocols.transport.base import ClientTransport, ServerTransport
 
 
 class Shell(ABC):
@@ -81,6 +82,8 @@ class Shell(ABC):
         for peer, frame in self._receive(timeout):
             self._heard(peer, len(frame))
             self._take(peer, frame)
+        for refusal in self._channel().refusals():
+            self._refused(refusal.peer, refusal.rule)
         self._introductions.tick(self._clock())
         for answer in self._trainer.poll():
             self._answer(answer)
@@ -110,6 +113,10 @@ class Shell(ABC):
     @abstractmethod
     def _receive(self, timeout: float) -> list[tuple[str, bytes]]:
         """(authenticated peer, frame), in order."""
+
+    @abstractmethod
+    def _channel(self) -> ServerTransport | ClientTransport:
+        """This node's end of the wire."""
 
     @abstractmethod
     def _step(self, event: Event) -> tuple[Effect, ...]:

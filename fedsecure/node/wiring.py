@@ -33,6 +33,7 @@ from fedsecure.node.vitals import Status, Vitals
 from fedsecure.plan import frame_limit
 from fedsecure.progress import Observe, Progress, to_json
 from keys.passphrase import Passphrase, resolve
+from protocols.handshake import Party
 from protocols.transport.base import ClientTransport, ServerTransport
 from protocols.transport.zmq_curve import CurveClient, CurveServer
 
@@ -68,19 +69,23 @@ def metrics_writer(folder: Path) -> Observe:
 def build_site(
     folder: Path,
     own: Own,
-    transport: ClientTransport,
+    connect: Callable[[Party], ClientTransport],
     trainer: Trainer,
     observe: Observe,
     heard: Heard = _unheard,
     clock: Callable[[], float] = time.monotonic,
 ) -> SiteShell:
-    """A site from its folder, `own` from `open_own`. Raises SettingsError when something in it does not hold."""
+    """A site from its folder, `own` from `open_own`; `connect` makes its transport.
+
+    Raises SettingsError when something in the folder does not hold.
+    """
     study = load(Study, (folder / "study.json").read_bytes())
     site = load(Site, (folder / "site.json").read_bytes())
     if site.name != own.name:
         raise SettingsError(f"this folder's keys are {own.name}'s, and its settings are {site.name}'s")
     identity, roster, store = own.identity, own.roster, _open_store(folder)
     boot = store.next_boot()
+    transport = connect(Party(site.name, identity, roster, study.digest(), boot))
     readers = {name: roster.members[name] for name in roster.sites if name != site.name}
     gate = Gate(
         identity, site.name, study, boot, readers, roster.coordinator, store,
@@ -95,16 +100,17 @@ def build_site(
 def build_coordinator(
     folder: Path,
     own: Own,
-    transport: ServerTransport,
+    bind: Callable[[Party], ServerTransport],
     trainer: Trainer,
     observe: Observe,
     heard: Heard = _unheard,
     clock: Callable[[], float] = time.monotonic,
 ) -> CoordinatorShell:
-    """A coordinator from its folder. Raises as `build_site`."""
+    """A coordinator from its folder; `bind` makes its transport. Raises as `build_site`."""
     study = load(Study, (folder / "study.json").read_bytes())
     identity, roster, store = own.identity, own.roster, _open_store(folder)
     boot = store.next_boot()
+    transport = bind(Party(own.name, identity, roster, study.digest(), boot))
     gate = Gate(identity, roster.coordinator, study, boot, {}, roster.coordinator, store, transport.send, observe)
     return CoordinatorShell(
         roster.coordinator, study, identity, roster, store, gate, trainer, observe,
@@ -127,8 +133,11 @@ def run_site(
     site = load(Site, (folder / "site.json").read_bytes())
     own = open_own(folder, passphrase)
     life = _Life(folder, own.name, health, log)
-    transport = CurveClient(own.identity, own.roster, maximum=frame_limit(study), endpoint=site.coordinator)
-    shell = build_site(folder, own, transport, ProcessTrainer(folder), life.observe, life.heard)
+
+    def connect(party: Party) -> ClientTransport:
+        return CurveClient(party, maximum=frame_limit(study), endpoint=site.coordinator)
+
+    shell = build_site(folder, own, connect, ProcessTrainer(folder), life.observe, life.heard)
     return life.run(shell)
 
 
@@ -144,9 +153,13 @@ def run_coordinator(
     own = open_own(folder, passphrase)
     require_free(endpoint)
     life = _Life(folder, own.name, health, log)
-    transport = CurveServer(own.identity, own.roster, maximum=frame_limit(study), endpoint=endpoint)
-    shell = build_coordinator(folder, own, transport, ProcessTrainer(folder), life.observe, life.heard)
-    write_atomic(folder / "endpoint", transport.endpoint.encode())
+
+    def bind(party: Party) -> ServerTransport:
+        server = CurveServer(party, maximum=frame_limit(study), endpoint=endpoint)
+        write_atomic(folder / "endpoint", server.endpoint.encode())
+        return server
+
+    shell = build_coordinator(folder, own, bind, ProcessTrainer(folder), life.observe, life.heard)
     return life.run(shell)
 
 
