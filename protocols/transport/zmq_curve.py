@@ -21,7 +21,7 @@ from zmq.auth.thread import ThreadAuthenticator
 
 from keys.encoding import z85
 from keys.roster import Roster
-from protocols.errors import FaultyPeer, ProtocolError, UnexpectedMessage
+from protocols.errors import FaultyPeer, ProtocolError, UnexpectedMessage, WrongRoster
 from protocols.handshake import OFFER, Party
 from protocols.link import RESET_SIZE, Initiator, Responder, reset_of
 from protocols.session import Buffers
@@ -164,13 +164,21 @@ class CurveServer(Endpoint):
             # Left over from an earlier connection, or sent before this one was noticed to be new.
             reset = reset_of(packet[:RESET_SIZE].tobytes())
             if reset is not None:
-                with contextlib.suppress(zmq.ZMQError):
-                    self._socket.send_multipart([parts[0].bytes, reset], flags=zmq.DONTWAIT)
+                self._hint(parts[0].bytes, reset)
             return None
-        link.welcome(packet.tobytes())
+        try:
+            link.welcome(packet.tobytes())
+        except WrongRoster:
+            self._hint(parts[0].bytes, link.roster_hint)
+            raise
         self._hang_up(name)
         self._routes[name] = _Route(parts[0].bytes, connection)
         return None
+
+    def _hint(self, route: bytes, packet: bytes) -> None:
+        """Say something on a connection on which no session has begun."""
+        with contextlib.suppress(zmq.ZMQError):
+            self._socket.send_multipart([route, packet], flags=zmq.DONTWAIT)
 
     def _flush(self, now: float) -> bool:
         names, self._dirty = self._dirty, set()
