@@ -1,7 +1,8 @@
 """A bad network: one that drops, delays, duplicates, reorders, corrupts, truncates and cuts off, by a seed.
 
 Each fault acts where it is real. A frame is lost, comes late or twice when connections end, above the sessions: the
-protocol has to bear it. Bytes change on the wire, below them: a session has to refuse them, and a new one to go on.
+protocol has to bear it. Bytes change on the wire, below them: a session has to refuse them. The connection ends then, as
+one of CURVE does, and a new session has to go on.
 """
 
 from __future__ import annotations
@@ -73,18 +74,29 @@ class FaultyHub(MemoryHub):
     def _carry(
         self, source: Link, sink: Link, deliver: Callable[[bytes], None], refuse: Callable[[ProtocolError], None]
     ) -> bool:
-        return super()._carry(_Bent(source, self._network), sink, deliver, refuse)  # type: ignore[arg-type]
+        line = _Line(source, self._network)
+        moved = super()._carry(line, sink, deliver, refuse)  # type: ignore[arg-type]
+        if line.ended:
+            source.lost()
+            sink.lost()
+        return moved
 
 
-class _Bent:
-    """A link whose packets come out as the network leaves them."""
+class _Line:
+    """A link whose packets come out as the network leaves them, up to the first that it has changed."""
 
     def __init__(self, link: Link, network: Network) -> None:
         self._link, self._network = link, network
+        self.ended = False
 
     def next_packet(self, now: float) -> bytes | None:
-        packet = self._link.next_packet(now)
-        return None if packet is None else self._network.bent(bytes(packet))
+        packet = None if self.ended else self._link.next_packet(now)
+        if packet is None:
+            return None
+        sent = bytes(packet)
+        arrived = self._network.bent(sent)
+        self.ended = arrived != sent
+        return arrived
 
 
 class _Held:
