@@ -1,8 +1,8 @@
 """A bad network: one that drops, delays, duplicates, reorders, corrupts, truncates and cuts off, by a seed.
 
 Each fault acts where it is real. A frame is lost, comes late or twice when connections end, above the sessions: the
-protocol has to bear it. Bytes change on the wire, below them: a session has to refuse them. The connection ends then, as
-one of CURVE does, and a new session has to go on.
+protocol has to bear it. Bytes change on the wire, below them: a session has to refuse them. The connection ends then,
+as one of CURVE does, and a new session has to go on.
 """
 
 from __future__ import annotations

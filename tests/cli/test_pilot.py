@@ -5,6 +5,7 @@ Keys and roster are of the ceremony that tests/cli/test_ceremony.py walks throug
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -13,12 +14,13 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fedsecure.cli.main import main
 from fedsecure.data.phantom import write_phantom
 from fedsecure.node.vitals import read
 from sim.ceremony import enrol
@@ -120,6 +122,24 @@ def command(*words: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
+    """Run a command in this process, which it has to end with an error; what it says."""
+
+    def run(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["fedsecure", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 1
+        told = capsys.readouterr()
+        return told.out + told.err
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO())  # nobody sits at it
+    before = os.umask(0o022)
+    yield run
+    os.umask(before)
+
+
 def test_a_pilot_from_files_with_a_stop_a_late_site_and_what_operators_see(pilot: Pilot) -> None:
     pilot.start("hub")
     pilot.start("north")
@@ -199,28 +219,29 @@ def test_another_study_file_stops_the_site_and_names_what_differs(pilot: Pilot) 
     ],
 )
 def test_what_an_operator_gets_wrong_is_said_before_anything_is_written(
-    pilot: Pilot, where: str, text: str, error: str
+    pilot: Pilot, said: Callable[..., str], where: str, text: str, error: str
 ) -> None:
     (pilot.path / where).write_text(text)
     north = pilot.folders["north"]
-    assert error in command("site", str(north / "site.toml"), "--folder", str(north))
+    assert error in said("site", str(north / "site.toml"), "--folder", str(north))
     assert not (north / "study.json").exists() or "loopback" in error
 
 
-def test_the_wrong_program_or_a_taken_port_is_said(pilot: Pilot) -> None:
+def test_the_wrong_program_or_a_taken_port_is_said(pilot: Pilot, said: Callable[..., str]) -> None:
     north, hub = pilot.folders["north"], pilot.folders["hub"]
     study = str(hub / "study.toml")
-    assert "a site: it is started by" in command("coordinator", study, "--folder", str(north))
-    assert "are the coordinator's" in command("site", str(north / "site.toml"), "--folder", str(hub))
+    assert "a site: it is started by" in said("coordinator", study, "--folder", str(north))
+    assert "are the coordinator's" in said("site", str(north / "site.toml"), "--folder", str(hub))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", pilot.port))
         taken.listen()
         bind = f"tcp://127.0.0.1:{pilot.port}"
-        assert "Address already in use" in command("coordinator", study, "--folder", str(hub), "--bind", bind)
-    assert "no node has run in this folder" in command("status", str(north))
-    assert "no site's" in command("veto", str(hub))
+        assert "Address already in use" in said("coordinator", study, "--folder", str(hub), "--bind", bind)
+    assert "no node has run in this folder" in said("status", str(north))
+    assert "no site's" in said("veto", str(hub))
 
 
+@pytest.mark.slow
 def test_the_doctor_compares_nodes_before_a_study(pilot: Pilot) -> None:
     """Real transport; north labels and samples like south, and says another modality."""
     pilot.site_file("north", 'modality = "MR"\n')

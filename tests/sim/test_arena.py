@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
+
 from fedsecure.egress import NON_PRIVATE
 from fedsecure.node.introductions import OLDER_COPY
 from fedsecure.node.store import Store
@@ -30,6 +32,7 @@ def released(arena: Arena, site: str) -> int:
     return sum(1 for row in arena.shells[site]._store.sent() if row.event == NON_PRIVATE)
 
 
+@pytest.mark.slow
 def test_a_site_put_back_to_an_older_copy_is_refused_and_the_others_go_on(
     lay_out_world: LayOut, tmp_path: Path
 ) -> None:
@@ -83,6 +86,7 @@ def test_a_coordinator_put_back_to_an_older_copy_stops(lay_out_world: LayOut, tm
     arena.close()
 
 
+@pytest.mark.slow
 def test_sites_that_come_late_and_go_and_come_back_change_nothing(lay_out_world: LayOut) -> None:
     expected = undisturbed(lay_out_world)
     run, study = lay_out_world("wild", **SHORT)
@@ -108,6 +112,7 @@ def test_sites_that_come_late_and_go_and_come_back_change_nothing(lay_out_world:
         store.close()
 
 
+@pytest.mark.slow
 def test_a_late_site_takes_part_from_the_open_round_on(lay_out_world: LayOut) -> None:
     run, study = lay_out_world("late", **SHORT, join_deadline_s=2.0, round_deadline_s=10.0)
     arena = Arena(run, study)

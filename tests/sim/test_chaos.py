@@ -9,6 +9,7 @@ import pytest
 from sim.chaos import chaos
 
 
+@pytest.mark.slow
 def test_two_kills_at_random_instants_change_nothing(tmp_path: Path) -> None:
     outcome = chaos(tmp_path / "run", tmp_path / "cache", kills=2, boundaries=False, seed=3)
     assert (outcome.same, outcome.sealed_twice) == (True, 0)
