@@ -28,7 +28,7 @@ from fedsecure.errors import GateRefused
 from fedsecure.greeting import GREETINGS, Greeting
 from fedsecure.learning import prototypes
 from fedsecure.packing import pack_bank, pack_vector, within_range
-from fedsecure.plan import frame_limit, makes_target, owed
+from fedsecure.plan import frame_limit, makes_target, owed, require_no_noise
 from fedsecure.progress import Observe, Refused, Sent
 from fedsecure.types import Accounted, Bank, Flow, Released, Schema, State, Update
 from keys.identity import Identity, PublicIdentity
@@ -105,7 +105,11 @@ class Gate:
         observe: Observe,
         maximum_upload: int | None = None,
     ) -> None:
-        """`readers`: the other sites, who may open feature banks. `send(peer, frame)` hands over to the transport."""
+        """`readers`: the other sites, who may open feature banks. `send(peer, frame)` hands over to the transport.
+
+        Raises SettingsError for a study that asks for noise.
+        """
+        require_no_noise(study)
         self._sealer = Sealer(identity, name, study.digest(), boot)
         self._identity = identity
         self._name = name

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fedsecure.cli import audit, bench, data, doctor, keys, pilot, reproduce, roster, simulate
+from fedsecure.cli import audit, bench, budget, data, doctor, keys, pilot, reproduce, roster, simulate
 from fedsecure.errors import DataError, FedsecureError
 from keys.errors import KeysError
 
@@ -21,6 +21,7 @@ app = typer.Typer(
 app.add_typer(audit.app, name="audit")
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
+app.add_typer(budget.app, name="budget")
 app.add_typer(keys.app, name="keys")
 app.add_typer(roster.app, name="roster")
 app.command()(simulate.demo)
