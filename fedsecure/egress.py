@@ -121,6 +121,10 @@ class Gate:
         self._observe = observe
         self._maximum_upload = maximum_upload
 
+    def follow(self, readers: Mapping[str, PublicIdentity]) -> None:
+        """Seal feature banks for these sites from now on."""
+        self._readers = dict(readers)
+
     # --- the three ways out ---
 
     def release(self, update: Update, context: RoundContext) -> None:

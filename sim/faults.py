@@ -155,6 +155,9 @@ class _Client:
     def poll(self, timeout: float) -> list[bytes]:
         return self._inner.poll(timeout)
 
+    def accept(self, roster: Roster) -> None:
+        self._inner.accept(roster)
+
     def rekey(self) -> None:
         self._inner.rekey()
 

@@ -74,6 +74,13 @@ class Introductions:
         self._known = msgspec.msgpack.decode(held, type=dict[str, Known]) if held else {}
         self.skews: dict[str, float] = {}  # seconds that a peer's clock is ahead, transport included
 
+    def follow(self, roster: Roster) -> None:
+        """Act on another roster: who left it, or has other keys in it, has to greet anew."""
+        before, self._roster = self._roster.members, roster
+        same = {peer for peer, member in roster.members.items() if before.get(peer) == member}
+        self._verdicts = {peer: verdict for peer, verdict in self._verdicts.items() if peer in same}
+        self._next_greeting = 0.0
+
     def welcome(self, peer: str) -> bool:
         """Whether frames of this peer count."""
         return self._verdicts.get(peer) is Verdict.WELCOME

@@ -106,6 +106,12 @@ class Shell(ABC):
         """Peer -> bytes on the record of what was sent."""
         return self._store.sent_bytes()
 
+    def follow(self, roster: Roster) -> None:
+        """Act on another roster from now on. Raises ValueError if it has other keys for this node."""
+        self._channel().accept(roster)
+        self._roster = roster
+        self._introductions.follow(roster)
+
     def close(self) -> None:
         self._trainer.close()
         self._store.close()

@@ -25,6 +25,7 @@ from fedsecure.node.events import Stop
 from fedsecure.node.health import Health
 from fedsecure.node.log import Level, Log
 from fedsecure.node.membership import Own, open_own
+from fedsecure.node.roster_watch import RosterWatch
 from fedsecure.node.shell import Shell, run
 from fedsecure.node.site_shell import SiteShell
 from fedsecure.node.store import Store
@@ -138,7 +139,7 @@ def run_site(
         return CurveClient(party, maximum=frame_limit(study), endpoint=site.coordinator)
 
     shell = build_site(folder, own, connect, ProcessTrainer(folder), life.observe, life.heard)
-    return life.run(shell)
+    return life.run(shell, RosterWatch(folder, own, shell.follow))
 
 
 def run_coordinator(
@@ -160,7 +161,7 @@ def run_coordinator(
         return server
 
     shell = build_coordinator(folder, own, bind, ProcessTrainer(folder), life.observe, life.heard)
-    return life.run(shell)
+    return life.run(shell, RosterWatch(folder, own, shell.follow))
 
 
 def require_free(endpoint: str) -> None:
@@ -213,12 +214,12 @@ class _Life:
         if self._vitals is not None:
             self._vitals.heard(peer, size)
 
-    def run(self, shell: Shell) -> Stop:
+    def run(self, shell: Shell, watch: RosterWatch) -> Stop:
         self._vitals = vitals = Vitals(self._folder, shell.sent_bytes(), software())
         self._observers.append(vitals.observe)
         if self._log is not None:
             self._log.say(Level.NOTICE, "started", software=software(), study=shell.standing().digest)
-        told = _until_told(self._folder, shell.veto)
+        told = _until_told(self._folder, shell.veto, watch)
 
         def should_stop() -> bool:
             vitals.write(shell.standing())
@@ -245,7 +246,7 @@ def explain(folder: Path, stop: Stop) -> None:
     write_atomic(folder / "stopped.json", json.dumps({"reason": stop.reason, "detail": stop.detail}).encode())
 
 
-def _until_told(folder: Path, veto: Callable[[], None]) -> Callable[[], bool]:
+def _until_told(folder: Path, veto: Callable[[], None], rosters: RosterWatch) -> Callable[[], bool]:
     """Stop on SIGTERM, SIGINT and when whoever started us is gone; a file named veto is the site's veto."""
     told = False
     # Whoever starts a node and wants it to end with itself says so; a node that nobody watches runs on.
@@ -259,6 +260,7 @@ def _until_told(folder: Path, veto: Callable[[], None]) -> Callable[[], bool]:
     signal.signal(signal.SIGINT, on_signal)
 
     def should_stop() -> bool:
+        rosters.look()
         if (folder / "veto").exists():
             veto()
         return told or (parent != 0 and os.getppid() != parent)

@@ -243,6 +243,23 @@ def test_new_keys_begin_anew(world: World) -> None:
     assert hub.it.welcome("north")
 
 
+def test_another_roster_has_whoever_it_changes_greet_anew(world: World) -> None:
+    site, hub = greeted(world)
+    hub.it.follow(world.roster)
+    assert hub.it.welcome("north")
+    hub.it.follow(Roster("hub", {**world.roster.members, "north": Identity.generate().public}))
+    assert not hub.it.welcome("north")
+    site.it.tick(AGAIN_EVERY_S + 1)
+    talk(site, hub)
+    assert not hub.it.welcome("north")  # by the keys before
+    hub.it.follow(Roster("hub", {"hub": world.roster.members["hub"]}))
+    hub.refused.clear()
+    site.it.tick(2 * AGAIN_EVERY_S + 2)
+    talk(site, hub)
+    assert hub.refused
+    assert not hub.it.welcome("north")
+
+
 def test_only_members_greet(world: World) -> None:
     _, hub = greeted(world)
     for peer in ("mallory", "hub"):
