@@ -1,0 +1,170 @@
+"""What a sum is about, and what a site checks before it takes part.
+
+A site computes itself whatever it can (`Expected`) and compares; what is left, who takes part and how many may fail, it
+holds against floors of its own. The coordinator can only ask for more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+from msgspec.msgpack import Encoder
+
+from keys.encoding import prefixed, u64
+from keys.errors import InvalidSignature
+from keys.identity import Identity
+from keys.roster import Roster
+from protocols.errors import BadSignature, BelowFloor, Inconsistent, Malformed, UnknownPeer
+from protocols.ring import Ring
+from protocols.secagg.graph import degree
+from protocols.secagg.messages import CohortMember, FlowPart, Input, Manifest, SecAggOpen
+
+MANIFEST_LABEL: Final = b"fedsecure/secagg/manifest/v1"
+
+_ENCODER: Final = Encoder()
+
+
+def assumed_corrupted(sites: int) -> int:
+    """Sites that are taken to work together with the coordinator, whatever it says: one, or one in five."""
+    return max(1, (sites - 1) // 5)
+
+
+def least_threshold(sites: int, corrupted: int) -> int:
+    """The smallest t of which no two sets, t of `sites` each, have only corrupted sites in common: 2t > n + c."""
+    return (sites + corrupted) // 2 + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Floors:
+    """A site's own settings, below which it takes part in nothing.
+
+    sites: least n. corrupted: least c. attempts: most sums begun for one round. sums: most sums answered in a study.
+    known: sites whose keys its operator verified; least_known: how many of them must be in a cohort besides itself, so
+    that puppets count for nothing. With 5 sites and 1 that drops out no survivor reads another; with 3 it does.
+    """
+
+    sites: int = 5
+    corrupted: int = 1
+    attempts: int = 3
+    sums: int = 1000
+    known: frozenset[str] = frozenset()
+    least_known: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the site knows of the sum by itself; the fields of the manifest that they must equal.
+
+    weights: of all sites of the study. Reals are the manifest's 8 bytes, computed by the site from the study.
+    """
+
+    study: bytes
+    stage: int
+    round: int
+    model: bytes
+    inputs: tuple[Input, ...]
+    flows: tuple[FlowPart, ...]
+    ring: int
+    clip: bytes
+    step: bytes
+    noise: bytes
+    budget: bytes
+    schema: bytes
+    terms: bytes
+    code: bytes
+    weights: Mapping[str, int]
+
+
+_COMPUTED: Final = (
+    "study", "stage", "round", "model", "inputs", "flows", "ring", "clip", "step", "noise", "budget", "schema",
+    "terms", "code",
+)  # fmt: skip
+
+
+class Cohort:
+    """Reading aids for one manifest: digest, names and ranks, ring, length."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.names = tuple(member.site for member in manifest.cohort)
+        self.rank = {name: rank for rank, name in enumerate(self.names)}
+        self.ring = Ring(manifest.ring)
+        self.length = sum(part.length for part in manifest.flows)
+
+    @cached_property
+    def digest(self) -> bytes:
+        return manifest_digest(self.manifest)
+
+    @cached_property
+    def binding(self) -> tuple[bytes, ...]:
+        """What mask keys are bound to besides keyset and names: manifest, flows, ring, length, attempt."""
+        flows = prefixed(*(part for flow in self.manifest.flows for part in (flow.flow.encode(), u64(flow.length))))
+        return self.digest, flows, u64(self.manifest.ring), u64(self.length), u64(self.manifest.attempt)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __repr__(self) -> str:
+        return f"Cohort(sites={len(self.names)})"
+
+
+def manifest_digest(manifest: Manifest) -> bytes:
+    """SHA-256 over a label and the canonical encoding; 32 bytes."""
+    return hashlib.sha256(prefixed(MANIFEST_LABEL, _ENCODER.encode(manifest))).digest()
+
+
+def sign_manifest(manifest: Manifest, coordinator: Identity) -> SecAggOpen:
+    """The coordinator's word for it. Raises ValueError for a manifest that no honest site accepts."""
+    n, rank = len(manifest.cohort), manifest.corrupted
+    if not least_threshold(n, rank) <= manifest.threshold <= n:
+        raise ValueError(f"{n} sites of which {rank} may be corrupted need a threshold of {least_threshold(n, rank)}")
+    return SecAggOpen(manifest, coordinator.sign(MANIFEST_LABEL, manifest_digest(manifest)))
+
+
+def check_manifest(message: SecAggOpen, *, expected: Expected, floors: Floors, roster: Roster, me: str) -> Cohort:
+    """Everything a site must know before it advertises a key. Raises a FaultyPeer that blames the coordinator."""
+    manifest, coordinator = message.manifest, roster.coordinator
+    # 1. The coordinator signed it.
+    try:
+        roster.members[coordinator].verify(MANIFEST_LABEL, manifest_digest(manifest), message.signature)
+    except InvalidSignature:
+        raise BadSignature(coordinator, "a manifest is signed by the coordinator") from None
+    # 2. It says of the round what the site finds by itself: study, model, every tensor and seed, grid, noise, code.
+    for field in _COMPUTED:
+        if getattr(manifest, field) != getattr(expected, field):
+            raise Inconsistent(coordinator, f"the manifest's {field} is what the site received or computed itself")
+    # 3. The cohort is of sites of the roster, this one among them, with the study's weights.
+    names = [member.site for member in manifest.cohort]
+    if not set(names) <= set(roster.sites):
+        raise UnknownPeer(coordinator, "a cohort is of sites of the roster")
+    if me not in names:
+        raise Malformed(coordinator, "a site is sent manifests whose cohort it is in")
+    if manifest.cohort != tuple(CohortMember(name, expected.weights.get(name, 0)) for name in names):
+        raise Inconsistent(coordinator, "the weights of a cohort are those of the study")
+    # 4. It is large enough, and there are enough in it whom this site knows.
+    _check_numbers(manifest, floors, coordinator)
+    if len(floors.known.intersection(names) - {me}) < floors.least_known:
+        raise BelowFloor(coordinator, "a cohort has as many sites that this one verified as it demands")
+    return Cohort(manifest)
+
+
+def _check_numbers(manifest: Manifest, floors: Floors, coordinator: str) -> None:
+    n, c = len(manifest.cohort), manifest.corrupted
+    if n < floors.sites:
+        raise BelowFloor(coordinator, f"a cohort has at least {floors.sites} sites here")
+    if c < max(floors.corrupted, assumed_corrupted(n)):
+        raise BelowFloor(coordinator, "a manifest allows for as many corrupted sites as this one does")
+    if not least_threshold(n, c) <= manifest.threshold <= n:
+        raise BelowFloor(coordinator, "a threshold is above half of all sites and the corrupted ones")
+    if manifest.attempt >= floors.attempts:
+        raise BelowFloor(coordinator, f"a round is begun at most {floors.attempts} times here")
+    try:
+        wanted = degree(n, c, manifest.threshold)
+    except ValueError:
+        raise BelowFloor(coordinator, "there is no graph for so many corrupted sites") from None
+    if (manifest.neighbours, manifest.holders) != (wanted.neighbours, wanted.holders):
+        raise BelowFloor(coordinator, "the graph is that of the cohort, the corrupted sites and the threshold")
