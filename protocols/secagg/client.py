@@ -1,9 +1,9 @@
-"""A site's steps. Each takes its state and a message and gives the next state and an answer, or raises and changes nothing.
+"""A site's steps. Each takes a state and a message and gives the next state and an answer, or raises and changes nothing.
 
     open_sum  advertise_keys  share_keys  accept_shares  [burn]  mask_input  hear_survivors  [sign]  sign_survivors
     verify_agreement  [answer]  unmask  hear_result  confirm_result
 
-What stands in brackets is the ledger's (`protocols.secagg.ledger`); the new ledger is on disk before the step behind it.
+What stands in brackets is the ledger's (`protocols.secagg.ledger`): the new one is on disk before the step behind it.
 After Bonawitz et al., CCS 2017, figure 4 with the steps for an active adversary; SPEC.md says what differs.
 
 Whoever raises takes no further part in this sum: it is a dropout. A FaultyPeer names who is to blame.
@@ -132,8 +132,8 @@ def sign_survivors(state: Signing, identity: Identity) -> tuple[Signed, Consiste
 
 
 def verify_agreement(state: Signed, message: UnmaskRequest) -> Agreed:
-    """At least t survivors were told what this site was told. Raises a FaultyPeer: the coordinator said different things,
-    or makes up signatures."""
+    """At least t survivors were told what this site was told. Raises a FaultyPeer: the coordinator said different
+    things, or makes up signatures."""
     told = state.told
     _require_keyset(told.masked.keyset, message.keyset, told.masked.opened.coordinator)
     data = told.signed_data
@@ -194,7 +194,7 @@ def _require_keyset(mine: bytes, named: bytes, coordinator: str) -> None:
 def _require_signatures(
     opened: Opened, allowed: frozenset[int], signatures: tuple[SignedBy, ...], label: bytes, data: bytes, what: str
 ) -> None:
-    """At least t different survivors signed `data`. One bad signature condemns the message: the coordinator checked them."""
+    """At least t different survivors signed `data`. One bad signature condemns all: the coordinator checked them."""
     coordinator, cohort = opened.coordinator, opened.cohort
     for entry in signatures:
         if entry.rank not in allowed:

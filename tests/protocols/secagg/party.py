@@ -1,4 +1,4 @@
-"""A whole sum in memory: real sites, a real coordinator, and a hand between them that can change, drop or add a message."""
+"""A whole sum in memory: real sites, a real coordinator, and a hand between them that can change or drop a message."""
 
 from __future__ import annotations
 
