@@ -1,7 +1,7 @@
 """Vectors over the integers modulo 2^bits: adding masks, packing, unpacking. Chunk by chunk, in buffers that stay.
 
-Words are unsigned and at least as wide as the ring, uint16 for 16 bits and uint32 for more: sums run modulo the word, of
-which the ring's modulus is a divisor, and are cut to `bits` when they are packed. Packed vectors are little-endian,
+Words are unsigned and at least as wide as the ring, uint16 for 16 bits and uint32 for more: sums run modulo the word,
+of which the ring's modulus is a divisor, and are cut to `bits` when they are packed. Packed vectors are little-endian,
 `bits` a value, values without a gap, the last byte filled up with zeros.
 
 The one module of `protocols` that knows numpy: its subject are ring integers, numpy is the machine that adds them.

@@ -1,8 +1,8 @@
 """Shamir's secret sharing (CACM 1979) over a prime field, with plain integers.
 
-The prime is the smallest above 2^256: a secret of 32 bytes is a field element as it is. A share of a secret is the value
-of a random polynomial of degree t - 1 at the holder's point; any t of them give the polynomial's value at 0, fewer are
-independent of it. Tests pass small primes, in which every case can be tried.
+The prime is the smallest above 2^256: a secret of 32 bytes is a field element as it is. A share of a secret is the
+value of a random polynomial of degree t - 1 at the holder's point; any t of them give the polynomial's value at 0, fewer
+are independent of it. Tests pass small primes, in which every case can be tried.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _EXCESS: Final = 16  # bytes more than the field has, so that a draw modulo the 
 def split(
     secret: int, points: Iterable[int], threshold: int, entropy: Callable[[int], bytes], prime: int = PRIME
 ) -> dict[int, int]:
-    """One share for each point. Raises ValueError if points repeat, are 0 modulo the prime, or are fewer than needed."""
+    """One share for each point. Raises ValueError if points repeat, are 0 modulo the prime, or too few."""
     at = _distinct(points, prime)
     if not 1 <= threshold <= len(at):
         raise ValueError("a threshold is from 1 to the number of shares")

@@ -1,8 +1,8 @@
 """What secure aggregation costs beside the least it could cost, measured in the same process.
 
 The floor of a site is the keystream of all its masks, one pass of adds and one pass of quantising; of the coordinator
-the keystream of all masks it removes and one pass of adds. Everything else (packing, adding each mask, shares, signatures) is ours.
-All sites are real; keys are agreed, dealt and opened as in a study. Vectors are normal with a deviation of 0.02.
+the keystream of all masks it removes and one pass of adds. Everything else
+(packing, adding each mask, shares, signatures) is ours. All sites are real; keys are agreed, dealt and opened as in a study. Vectors are normal with a deviation of 0.02.
 """
 
 from __future__ import annotations
@@ -204,7 +204,8 @@ def _unmask(state: server.Unmasking, vectors: Mapping[str, bytes], wanted: np.nd
     adds = _one_pass_of_adds(cohort.ring, cohort.length)
     exact = bool((signed(cohort.ring, result) == wanted).all())
     return {
-        "unmask_s": ours, "unmask_floor_s": least + adds, "sum_s": sum_s, "unmask_streams": len(streams), "exact": exact,
+        "unmask_s": ours, "unmask_floor_s": least + adds, "unmask_streams": len(streams), "sum_s": sum_s,
+        "exact": exact,
     }  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """A random rotation that spreads a vector over its coordinates: block-diagonal, signs then Hadamard, 2^16 a block.
 
 After Suresh et al., ICML 2017 (arXiv 1611.00429): a rotated vector of norm C has coordinates of about C / 2^8, whatever
-it was, so that one grid fits all. A block is at most 2^16 wide: it stays in the cache, and a wider one would gain little. The signs come
-from a public seed in the manifest. Rotation is no protection; it makes quantising cheap.
+it was, so that one grid fits all. A block is at most 2^16 wide: it stays in the cache, and a wider one would gain little.
+The signs come from a public seed in the manifest. Rotation is no protection; it makes quantising cheap.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def unrotate(vector: FloatArray, seed: bytes, length: int) -> FloatArray:
 def reach_factor(length: int, failure_bits: int) -> float:
     """tau: no coordinate of a rotated vector of norm C is beyond tau C, but for a probability of 2^-failure_bits.
 
-    Coordinates are sub-Gaussian with variance C^2 / B over the random signs (Hoeffding); union over all of them. At most 1.
+    Coordinates are sub-Gaussian with variance C^2 / B over the random signs (Hoeffding); union over all. At most 1.
     """
     size = block_size(length)
     deviation = math.sqrt(2 * (math.log(2 * rotated_length(length)) + failure_bits * math.log(2)) / size)

@@ -1,4 +1,4 @@
-"""Secure aggregation: a sum of the sites' vectors that shows nobody one of them. SPEC.md says how, THREATS.md what of it holds.
+"""Secure aggregation: a sum of the sites' vectors that shows nobody one of them. SPEC.md, THREATS.md.
 
 manifest   what a sum is about, what a site checks before it takes part
 graph      who shares masks with whom

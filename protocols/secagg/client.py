@@ -1,4 +1,4 @@
-"""A site's steps. Each takes a state and a message and gives the next state and an answer, or raises and changes nothing.
+"""A site's steps. Each takes a state and a message and gives the next state and an answer, or raises.
 
     open_sum  advertise_keys  share_keys  accept_shares  [burn]  mask_input  hear_survivors  [sign]  sign_survivors
     verify_agreement  [answer]  unmask  hear_result  confirm_result

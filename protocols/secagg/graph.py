@@ -1,14 +1,14 @@
 """Who shares masks and shares with whom: everybody with everybody up to 100 sites, a random regular graph above.
 
-After Bell, Bonawitz, Gascon, Lepoint, Raykova (CCS 2020): a Harary graph on a random permutation. Sites stand in a circle
-and each has the k/2 to either side for neighbours; k grows with the logarithm of their number. What differs is the
-argument, which holds against a coordinator that chooses who drops out after it has seen the graph:
+After Bell, Bonawitz, Gascon, Lepoint, Raykova (CCS 2020): a Harary graph on a random permutation. Sites stand in a
+circle and each has the k/2 to either side for neighbours; k grows with the logarithm of their number. What differs is
+the argument, which is ours and holds against a coordinator that chooses who drops out after it has seen the graph:
 
-    Let w = k/2, let no w consecutive places after or before an honest site hold more than C corrupted ones, and let w + C + 2 shares
-    be needed to open a secret. If what honest survivors are left fell apart, each part would have an honest end, beyond
-    which w places hold no honest survivor. Of its seed at most 1 share is its own, w come from the side of its part
-    and C from corrupted sites beyond: one too few. So a sum is opened only if it is of all honest survivors together. And
-    all corrupted neighbours of a site have at most 2C shares, which is one too few as well unless C > w + 1.
+    Let w = k/2, let the w places to either side of an honest site hold at most C corrupted ones, and let w + C + 2
+    shares open a secret. If the honest survivors fell apart, each part would have an honest end, beyond which w places
+    hold no honest survivor. Of the end's seed 1 share is its own, w come from the side of its part and C from corrupted
+    sites beyond: one too few. So a sum is opened only if it is of all honest survivors together. And all corrupted
+    neighbours of a site have at most 2C shares, too few as well where C < w + 2.
 
 That the graph is bad has a probability below 2^-40, also for an adversary that tries 2^64 keysets: the permutation
 follows from all advertised keys and from a seed to which the coordinator committed before it saw one.

@@ -98,7 +98,7 @@ def offer_info(keyset: bytes, lower: int, higher: int) -> bytes:
 
 
 def pair_key(cohort: Cohort, keyset: bytes, exchanged: bytes, offered: bytes, one: int, other: int) -> bytes:
-    """The mask key of a pair; 32 bytes. exchanged: X25519 of both mask keys. It holds while one of the two parts does."""
+    """The mask key of a pair; 32 bytes. exchanged: X25519 of both mask keys. Secret while one of both is."""
     lower, higher = (cohort.names[rank].encode() for rank in sorted((one, other)))
     return derive(exchanged + offered, _PAIR_LABEL, *cohort.binding, keyset, lower, higher)
 
@@ -118,10 +118,8 @@ def pair_keys(
     """
     key, result = HybridKey(secret), {}
     for peer, (public, sealed) in peers.items():
-        if rank < peer:
-            offered = offer(secret, keyset, rank, peer)
-        else:
-            offered = _opened(key, sealed, keyset, peer, rank)
+        lower = rank < peer
+        offered = offer(secret, keyset, rank, peer) if lower else _opened(key, sealed, keyset, peer, rank)
         result[peer] = pair_key(cohort, keyset, key.exchange(public), offered, rank, peer)
     return result
 

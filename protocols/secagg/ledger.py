@@ -129,7 +129,7 @@ class Ledger:
         return self._with(entry, at=Stage.ANSWERED)
 
     def give_up(self, digest: bytes) -> Ledger:
-        """The sum was aborted, or its secrets were lost. What it used stays used. Unknown sums are nothing to give up."""
+        """The sum was aborted, or its secrets were lost. What it used stays used. An unknown sum changes nothing."""
         return Ledger(tuple(msgspec.structs.replace(e, over=True) if e.manifest == digest else e for e in self.entries))
 
     def _running(self, digest: bytes, coordinator: str) -> Entry:

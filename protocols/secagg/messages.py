@@ -1,4 +1,4 @@
-"""What is said during one sum, in the order in which it is said (SPEC.md). Members are named by their rank in the cohort.
+"""What is said during one sum, in the order in which it is said (SPEC.md). Members have their rank in the cohort.
 
 secagg-open  advertise-keys  keyset  share-keys  relay-shares  masked-input  survivors  consistency-check
 unmask-request  unmask-shares  sum-result  result-agreement  agreed-result

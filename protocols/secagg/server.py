@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
 
 from keys.errors import InvalidSignature
 from keys.identity import Identity
@@ -45,12 +44,10 @@ from protocols.secagg.messages import (
 from protocols.secagg.shares import KEY, SEED, require_fits, verify_shares
 from protocols.secagg.states import Masked, Opened, Told
 
-_NOBODY: Final[Mapping[int, frozenset[int]]] = {}
-
 
 @dataclass(frozen=True, slots=True)
 class Sum:
-    """What stays the same during one sum. opening: 32 uniform bytes, the graph's seed, told after keys are advertised."""
+    """What stays the same during one sum. opening: 32 uniform bytes, part of the graph's seed, told after the keys."""
 
     cohort: Cohort
     roster: Roster

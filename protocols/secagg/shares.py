@@ -75,7 +75,7 @@ def verify_shares(entry: SharesFor, keyset: bytes, dealer: PublicIdentity) -> No
 
 
 def open_shares(entry: SharesFor, keyset: bytes, seal: HybridKey) -> Pair:
-    """Raises CannotOpen if it is not sealed to this holder here, ValueError if it is no pair that fits its commitments."""
+    """Raises CannotOpen if it is not sealed to this holder here, ValueError if it does not fit its commitments."""
     raw = seal.open(entry.sealed, bundle_info(keyset, entry.dealer, entry.holder))
     pair = Pair(raw[:SHARE_SIZE], raw[SHARE_SIZE:])
     require_fits(SEED, pair.seed, entry, keyset)
