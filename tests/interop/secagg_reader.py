@@ -1,6 +1,6 @@
 """A second, slow implementation of secure aggregation, that follows protocols/secagg/SPEC.md and nothing else.
 
-Plain Python integers, the standard library, and of `cryptography` AES, AES-GCM, X25519, ML-KEM-768 and Ed25519; HKDF, HPKE
+Plain Python integers, the standard library, and of `cryptography` AES, AES-GCM, X25519, ML-KEM-768, Ed25519; HKDF, HPKE
 with X-Wing, Shamir's shares, the graph and the packing are written out. It imports nothing of the packages it checks.
 From what the coordinator saw of a sum it puts the sum together again, or refuses.
 """

@@ -1,9 +1,10 @@
-"""The fast implementation against the slow one: masks, packing, shares, keys, graphs, and whole sums from their messages."""
+"""The fast implementation against the slow one: masks, packing, shares, keys, graphs, and whole sums by message."""
 
 from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import random
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.msgpack import decode as unpack
 
 from keys import hybrid
@@ -19,6 +21,7 @@ from keys.kdf import derive
 from protocols.codec import encode
 from protocols.ring import Masks, Ring, pack_into, signed, unpack_into
 from protocols.secagg.graph import neighbours
+from protocols.secagg.manifest import sign_manifest
 from protocols.shamir import PRIME, combine, split
 
 
@@ -129,6 +132,28 @@ def sum_again(done: Any, what: Any, members: Any, names: list[str]) -> list[int]
         said.setdefault(step, {})[names.index(name)] = unpack(encode(message))
     vectors = {rank: message[2] for rank, message in said["mask"].items()}
     signing = {rank: members[name].identity.public.signing for rank, name in enumerate(names)}
-    fields = unpack(encode(party.sign_manifest(what, members[names[0]].identity)))[1]
+    fields = unpack(encode(sign_manifest(what, members[names[0]].identity)))[1]
     result: list[int] = slow.total(fields, party.OPENING, said["open"], said["share"], vectors, said["unmask"], signing)
     return result
+
+
+def test_the_frozen_sum() -> None:
+    """From the messages in the vector file, with the keys of its roster."""
+    frozen = json.loads((HERE.parent / "vectors" / "secagg.json").read_text("utf-8"))["context"]
+    sites = sorted(frozen["vectors"])
+    signing = {rank: Ed25519PrivateKey.from_private_bytes(bytes.fromhex(frozen["private"][name][0])).public_key()
+               for rank, name in enumerate(sites)}  # fmt: skip
+
+    (opened,) = {row for at, row in frozen["to"].items() if at.startswith("open ")}
+    manifest = unpack(bytes.fromhex(opened.split(" ")[1]))[1]
+    advertised, dealt, answers = (
+        {rank: unpack(bytes.fromhex(frozen["by"][f"{step} {name}"].split(" ")[1])) for rank, name in enumerate(sites)}
+        for step in ("open", "share", "unmask")
+    )
+    vectors = {r: unpack(bytes.fromhex(frozen["by"][f"mask {n}"].split(" ")[1]))[2] for r, n in enumerate(sites)}
+    opening = bytes.fromhex(frozen["opening"])
+    assert slow.manifest_digest(manifest).hex() == frozen["manifest"]
+    assert slow.keyset_digest(bytes.fromhex(frozen["manifest"]), opening, advertised).hex() == frozen["keyset"]
+    raw = {rank: key.public_bytes_raw() for rank, key in signing.items()}
+    assert slow.total(manifest, opening, advertised, dealt, vectors, answers, raw) == frozen["total"]
+    assert frozen["total"] == [sum(column) for column in zip(*frozen["vectors"].values(), strict=True)]

@@ -19,7 +19,7 @@ from protocols.ring import Words, signed
 from protocols.secagg import client, server, setup, unmasking
 from protocols.secagg.graph import commitment, degree
 from protocols.secagg.ledger import Ledger
-from protocols.secagg.manifest import Expected, Floors, assumed_corrupted, least_threshold, sign_manifest
+from protocols.secagg.manifest import Expected, Floors, assumed_corrupted, least_threshold
 from protocols.secagg.messages import CohortMember, FlowPart, Input, Manifest
 
 OPENING = bytes(range(32))
