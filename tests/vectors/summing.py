@@ -211,7 +211,8 @@ def _open_cases(site: Any, done: Transcript) -> None:
          lambda m: replace(m, manifest=replace(m.manifest, model=fixed("other"))))  # fmt: skip
     changes: dict[str, Any] = {
         "study": fixed("other"), "stage": 1, "round": 3, "model": fixed("other"), "inputs": (), "ring": 24,
-        "flows": (FlowPart("weights", 3),), "clip": bytes(8), "step": bytes(8), "noise": struct.pack("<d", 1.0), "budget": bytes(8),
+        "flows": (FlowPart("weights", 3),), "clip": bytes(8), "step": bytes(8), "budget": bytes(8),
+        "noise": struct.pack("<d", 1.0),
         "schema": fixed("other"), "terms": fixed("other"), "code": fixed("other"),
     }  # fmt: skip
     for field, value in changes.items():
