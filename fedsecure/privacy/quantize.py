@@ -23,6 +23,7 @@ WRAP_BITS: Final = 40  # P[a sum leaves the ring] <= 2^-40, noise included
 KEY_SIZE: Final = 32
 _CHUNK: Final = 1 << 16  # values: buffers that stay in the cache
 _TRIES: Final = 64
+_FINEST: Final = 2**21  # steps within reach: finer ones would be below what float32 itself keeps of a coordinate
 _RESOLUTION: Final = np.float32(2.0**-16)  # of u: what it adds to the mean is below 2^-17 steps
 
 
@@ -42,7 +43,7 @@ class Grid:
     @classmethod
     def fit(cls, bits: int, sites: int, reach: float, length: int, noise: float = 0.0) -> Grid:
         """The finest grid of a ring of 2^bits on which a sum of `sites` vectors of `length` coordinates wraps with a
-        probability of at most 2^-40.
+        probability of at most 2^-40. No finer than float32.
 
         reach: the most a coordinate is away from 0 (the clipping bound, or less after a rotation). noise: standard
         deviation of the sum's, sub-Gaussian, in the units of the vector.
@@ -50,7 +51,7 @@ class Grid:
         """
         half, tail = 2 ** (bits - 1) - 1, noise * _deviations(length)
         # sites * (reach / step + 1) + tail / step <= half
-        step = (sites * reach + tail) / max(half - sites, 1)
+        step = max((sites * reach + tail) / max(half - sites, 1), reach / _FINEST)
         largest = math.ceil(reach / step)
         while sites * largest + tail / step > half and step < math.inf:
             step *= 1 + 2.0**-20

@@ -34,7 +34,7 @@ RULES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("order", product(RULES, repeat=3))
+@pytest.mark.parametrize("order", list(product(RULES, repeat=3)))
 def test_only_one_order_goes_through(order: tuple[str, ...]) -> None:
     """Of all sequences of three rules after `open`, each step is allowed exactly if it is the next one due."""
     digest = manifest_digest(manifest(5))
