@@ -1,8 +1,8 @@
 """Shamir's secret sharing (CACM 1979) over a prime field, with plain integers.
 
 The prime is the smallest above 2^256: a secret of 32 bytes is a field element as it is. A share of a secret is the
-value of a random polynomial of degree t - 1 at the holder's point; any t of them give the polynomial's value at 0, fewer
-are independent of it. Tests pass small primes, in which every case can be tried.
+value of a random polynomial of degree t - 1 at the holder's point; any t of them give the polynomial's value at 0,
+fewer are independent of it. Tests pass small primes, in which every case can be tried.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """What secure aggregation costs beside the least it could cost, measured in the same process.
 
 The floor of a site is the keystream of all its masks, one pass of adds and one pass of quantising; of the coordinator
-the keystream of all masks it removes and one pass of adds. Everything else
-(packing, adding each mask, shares, signatures) is ours. All sites are real; keys are agreed, dealt and opened as in a study. Vectors are normal with a deviation of 0.02.
+the keystream of all masks it removes and one pass of adds. Everything else (packing, adding each mask, shares,
+signatures) is ours. All sites are real; keys are agreed, dealt and opened as in a study. Vectors are normal with a
+deviation of 0.02.
 """
 
 from __future__ import annotations
@@ -165,7 +166,9 @@ def _upload(keyed: Keyed, grid: Grid, params: int, seed: int) -> tuple[dict[str,
     bare = unmasking.sum_vectors(keyed.opened.cohort, [packed])
     unmasking.remove_masks(keyed.opened.cohort, bare, unmasking.OpenedMasks(keyed.plus, keyed.minus))
     off = np.abs(dequantize(grid, signed(ring, bare)) - vector * np.float64(factor)).max()
-    return {"site_upload_s": ours, "site_floor_s": least + adds, "peak_bytes": peak}, bool(off <= 1.001 * grid.step)
+    float32 = grid.largest * 2.0**-22  # steps that the vector's own precision is away at most
+    close = bool(off <= (1 + float32) * grid.step)
+    return {"site_upload_s": ours, "site_floor_s": least + adds, "peak_bytes": peak}, close
 
 
 def _agree(masking: server.Masking, survivors: list[_Site]) -> tuple[server.Unmasking, float]:

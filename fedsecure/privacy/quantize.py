@@ -1,9 +1,9 @@
 """Floats to integers of a ring, rounded at random so that the mean is unbiased, and back.
 
 Stochastic rounding to a grid: x becomes floor(x / step + u), u uniform in [0, 1), so that each integer is less than 1
-from x / step and right in the mean. What is bounded after that is the norm of the *integers*, which is what a mechanism must
-be calibrated to (Kairouz, Liu, Steinke, ICML 2021, arXiv 2102.06387, section 4): `integer_norm_bound` holds always,
-`likely_norm_bound` after drawing again until it does.
+from x / step and right in the mean. What is bounded after that is the norm of the *integers*, which is what a
+mechanism must be calibrated to (Kairouz, Liu, Steinke, ICML 2021, arXiv 2102.06387, section 4): `integer_norm_bound`
+holds always, `likely_norm_bound` after drawing again until it does.
 """
 
 from __future__ import annotations

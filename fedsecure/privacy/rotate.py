@@ -1,8 +1,8 @@
 """A random rotation that spreads a vector over its coordinates: block-diagonal, signs then Hadamard, 2^16 a block.
 
-After Suresh et al., ICML 2017 (arXiv 1611.00429): a rotated vector of norm C has coordinates of about C / 2^8, whatever
-it was, so that one grid fits all. A block is at most 2^16 wide: it stays in the cache, and a wider one would gain little.
-The signs come from a public seed in the manifest. Rotation is no protection; it makes quantising cheap.
+After Suresh et al., ICML 2017 (arXiv 1611.00429): a rotated vector of norm C has coordinates of about C / 2^8,
+whatever it was, so that one grid fits all. A block is at most 2^16 wide: it stays in the cache, and a wider one would
+gain little. The signs come from a public seed in the manifest. Rotation is no protection; it makes quantising cheap.
 """
 
 from __future__ import annotations
