@@ -12,6 +12,7 @@ in the transaction in which it stores what it is about to send; what it sends ag
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, Self
 
@@ -63,11 +64,11 @@ _ENCODER: Final = Encoder()
 _DECODER: Final = Decoder(tuple[Entry, ...])
 
 
+@dataclass(frozen=True, slots=True, repr=False)
 class Ledger:
-    """All sums that this site took part in, oldest first. Values: every rule returns another ledger."""
+    """All sums that this site took part in, oldest first. Every rule returns another ledger."""
 
-    def __init__(self, entries: tuple[Entry, ...] = ()) -> None:
-        self.entries = entries
+    entries: tuple[Entry, ...] = ()
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> Self:
@@ -79,11 +80,6 @@ class Ledger:
 
     def to_bytes(self) -> bytes:
         return _ENCODER.encode(self.entries)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Ledger) and self.entries == other.entries
-
-    __hash__ = None  # type: ignore[assignment]  # values that grow
 
     def __repr__(self) -> str:
         return f"Ledger({len(self.entries)})"

@@ -42,7 +42,7 @@ from protocols.secagg.messages import (
     UnmaskShares,
 )
 from protocols.secagg.shares import KEY, SEED, require_fits, verify_shares
-from protocols.secagg.states import Masked, Opened, Told
+from protocols.secagg.states import survivors_data
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +91,10 @@ class Masking:
 
 @dataclass(frozen=True, slots=True)
 class Checking:
+    """data: what survivors sign who were told the same."""
+
     masking: Masking
-    told: Told = field(repr=False)
+    data: bytes = field(repr=False)
     signatures: Mapping[int, bytes] = field(default_factory=dict, repr=False)
 
 
@@ -204,11 +206,9 @@ def close_vectors(state: Masking) -> tuple[Checking, Survivors]:
     """The survivors, for each of them. Raises TooFew."""
     known, survivors = state.sum, state.survivors
     _require_left("MaskedInput", len(survivors), known.cohort.manifest.threshold)
-    sharers = frozenset(state.shares)
-    # What a survivor signs, as it will say it.
-    masked = Masked(Opened(known.cohort, min(survivors), known.roster), known.keyset, sharers, {})
-    told = Told(masked, survivors, sharers - survivors)
-    return Checking(state, told), Survivors(known.keyset, tuple(sorted(survivors)), tuple(sorted(told.dropped)))
+    dropped = frozenset(state.shares) - survivors
+    data = survivors_data(known.cohort, known.keyset, survivors, dropped)
+    return Checking(state, data), Survivors(known.keyset, tuple(sorted(survivors)), tuple(sorted(dropped)))
 
 
 def take_check(state: Checking, sender: str, message: ConsistencyCheck) -> Checking:
@@ -216,7 +216,7 @@ def take_check(state: Checking, sender: str, message: ConsistencyCheck) -> Check
     rank = _survivor(state.masking, sender, state.signatures)
     _require_keyset(state.masking.sum, sender, message.keyset)
     try:
-        state.masking.sum.roster.members[sender].verify(SURVIVORS_LABEL, state.told.signed_data, message.signature)
+        state.masking.sum.roster.members[sender].verify(SURVIVORS_LABEL, state.data, message.signature)
     except InvalidSignature:
         raise BadSignature(sender, "a survivor signs the survivors that it was told") from None
     return replace(state, signatures={**state.signatures, rank: message.signature})

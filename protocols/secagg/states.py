@@ -129,6 +129,11 @@ class Masked(_Quiet):
             raise ValueError("not this site's part of a sum") from None
 
 
+def survivors_data(cohort: Cohort, keyset: bytes, survivors: frozenset[int], dropped: frozenset[int]) -> bytes:
+    """What everybody signs who was told the same: manifest, keyset, and both sets."""
+    return prefixed(cohort.digest, keyset, *(b"".join(map(u64, sorted(ranks))) for ranks in (survivors, dropped)))
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Told(_Quiet):
     """The survivors are plausible, and not yet known to be what the others were told."""
@@ -139,9 +144,7 @@ class Told(_Quiet):
 
     @property
     def signed_data(self) -> bytes:
-        """What everybody signs who was told the same: manifest, keyset, and both sets."""
-        sets = (b"".join(map(u64, sorted(ranks))) for ranks in (self.survivors, self.dropped))
-        return prefixed(self.masked.opened.cohort.digest, self.masked.keyset, *sets)
+        return survivors_data(self.masked.opened.cohort, self.masked.keyset, self.survivors, self.dropped)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
