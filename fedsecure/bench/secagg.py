@@ -13,7 +13,7 @@ import struct
 import time
 import tracemalloc
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from protocols.codec import encode
 from protocols.messages import Message
 from protocols.ring import Ring, Words, signed
 from protocols.secagg import client, server, setup, unmasking
-from protocols.secagg.graph import commitment, degree
+from protocols.secagg.graph import COMPLETE, commitment, degree
 from protocols.secagg.ledger import Ledger
 from protocols.secagg.manifest import Expected, Floors, assumed_corrupted, least_threshold
 from protocols.secagg.messages import CohortMember, FlowPart, Manifest
@@ -53,7 +53,7 @@ class _Site:
 def bench_secagg(params: int, sites: int, drop: int, ring: int = 20, seed: int = 0) -> dict[str, float | bool | str]:
     """One sum of `sites` vectors of `params` coordinates, of which the last `drop` sites keep theirs back.
 
-    Seconds are the least of five for what is compared with a floor. bytes_per_param: of a whole masked-input message.
+    Seconds are the least of five for what is compared with a floor (unmasking above 100 sites: of one). bytes_per_param: of a whole masked-input message.
     peak_bytes: of a site's upload stage, its float32 vector included. setup_s: of one site's AdvertiseKeys and
     ShareKeys; setup_bytes: what it sends for them. exact: the sum is that of the survivors' integers.
     Raises ValueError if too few sites are left.
@@ -179,8 +179,11 @@ def _agree(masking: server.Masking, survivors: list[_Site]) -> tuple[server.Unma
         site.state, check = client.sign_survivors(signing, site.identity)
         checking = server.take_check(checking, site.name, check)
     state, request = server.close_checks(checking)
+    agreed = client.verify_agreement(survivors[0].state, request)
     for site in survivors:
-        answering, site.ledger = client.answer(client.verify_agreement(site.state, request), site.ledger)
+        # All are sent the same signatures; with a thousand sites it is enough that one verifies them here.
+        told = site.state.told
+        answering, site.ledger = client.answer(replace(agreed, told=told), site.ledger)
         site.state, shares = client.unmask(answering)
         state = server.take_unmask(state, site.name, shares)
     return state, len(encode(request)) / len(survivors)
@@ -203,7 +206,7 @@ def _unmask(state: server.Unmasking, vectors: Mapping[str, bytes], wanted: np.nd
     def floor() -> None:
         _keystream(cohort.ring, streams, cohort.length)
 
-    ours, least = _in_turns(stage, floor)
+    ours, least = _in_turns(stage, floor, _REPEATS if len(cohort) <= COMPLETE else 1)
     adds = _one_pass_of_adds(cohort.ring, cohort.length)
     exact = bool((signed(cohort.ring, result) == wanted).all())
     return {
@@ -247,9 +250,9 @@ def _one_pass_of_adds(ring: Ring, length: int) -> float:
     return min(_seconds(one_pass) for _ in range(_REPEATS))
 
 
-def _in_turns(ours: Callable[[], Any], floor: Callable[[], Any]) -> tuple[float, float]:
+def _in_turns(ours: Callable[[], Any], floor: Callable[[], Any], times: int = _REPEATS) -> tuple[float, float]:
     """Least seconds of each; in turns, so that whatever else the machine does falls on both."""
-    pairs = [(_seconds(ours), _seconds(floor)) for _ in range(_REPEATS)]
+    pairs = [(_seconds(ours), _seconds(floor)) for _ in range(times)]
     return min(pair[0] for pair in pairs), min(pair[1] for pair in pairs)
 
 

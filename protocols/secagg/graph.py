@@ -84,21 +84,31 @@ def degree(sites: int, corrupted: int, threshold: int) -> Degree:
 
 def neighbours(ranks: Iterable[int], degree_: int, keyset: bytes, opening: bytes) -> Mapping[int, frozenset[int]]:
     """rank -> the ranks of its neighbours. The order of the circle is that of a hash of keyset, opening and rank."""
-    present = sorted(ranks)
-    if not degree_ or len(present) <= degree_ + 1:
-        everybody = frozenset(present)
-        return {rank: everybody - {rank} for rank in present}
-    circle = sorted(
-        present, key=lambda rank: hashlib.sha256(prefixed(_ORDER_LABEL, keyset, opening, u64(rank))).digest()
-    )
-    size, half = len(circle), degree_ // 2
-    steps = (*range(-half, 0), *range(1, half + 1))
-    return {rank: frozenset(circle[(place + step) % size] for step in steps) for place, rank in enumerate(circle)}
+    circle = _circle(ranks, keyset, opening)
+    return {rank: _around(circle, place, degree_) for place, rank in enumerate(circle)}
+
+
+def neighbours_of(rank: int, ranks: Iterable[int], degree_: int, keyset: bytes, opening: bytes) -> frozenset[int]:
+    """Those of one of `ranks`, which need not look at the others'."""
+    circle = _circle(ranks, keyset, opening)
+    return _around(circle, circle.index(rank), degree_)
 
 
 def commitment(opening: bytes) -> bytes:
     """What the manifest says of the coordinator's 32 bytes before keys are advertised. The opening is uniform."""
     return hashlib.sha256(prefixed(_COMMIT_LABEL, opening)).digest()
+
+
+def _circle(ranks: Iterable[int], keyset: bytes, opening: bytes) -> list[int]:
+    return sorted(ranks, key=lambda rank: hashlib.sha256(prefixed(_ORDER_LABEL, keyset, opening, u64(rank))).digest())
+
+
+def _around(circle: list[int], place: int, degree_: int) -> frozenset[int]:
+    """All others in a complete graph, or where there are too few for more."""
+    if not degree_ or len(circle) <= degree_ + 1:
+        return frozenset(circle) - {circle[place]}
+    half = degree_ // 2
+    return frozenset(circle[(place + step) % len(circle)] for step in (*range(-half, 0), *range(1, half + 1)))
 
 
 def _window(population: int, corrupted: int, width: int, sites: int) -> int:

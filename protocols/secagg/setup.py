@@ -17,7 +17,7 @@ from protocols.errors import (
     TooFew,
     UnexpectedMessage,
 )
-from protocols.secagg.graph import commitment, least_present, neighbours
+from protocols.secagg.graph import commitment, least_present, neighbours_of
 from protocols.secagg.keyset import (
     advertisement_digest,
     keyset_digest,
@@ -55,7 +55,7 @@ def share_keys(
     _require_left("AdvertiseKeys", len(digests), least_present(len(cohort), manifest.threshold))
     # 3. The advertisements are those of the neighbours, signed by them.
     keyset = keyset_digest(cohort.digest, message.opening, sorted(digests.items()))
-    mine = neighbours(digests, manifest.neighbours, keyset, message.opening)[opened.me]
+    mine = neighbours_of(opened.me, digests, manifest.neighbours, keyset, message.opening)
     if {entry.rank for entry in message.advertisements} != mine:
         raise Inconsistent(coordinator, "a site is sent the advertisements of its neighbours in the graph")
     for entry in message.advertisements:

@@ -7,7 +7,7 @@ from itertools import combinations
 
 import pytest
 
-from protocols.secagg.graph import COMPLETE, Degree, _tail, commitment, degree, least_present, neighbours
+from protocols.secagg.graph import COMPLETE, Degree, _tail, commitment, degree, least_present, neighbours, neighbours_of
 from protocols.secagg.manifest import assumed_corrupted, least_threshold
 
 
@@ -34,6 +34,7 @@ def test_a_graph_is_regular_symmetric_and_follows_from_the_seed() -> None:
     edges = neighbours(range(120), 20, b"k" * 32, b"o" * 32)
     assert all(len(near) == 20 and rank not in near for rank, near in edges.items())
     assert all(rank in edges[other] for rank, near in edges.items() for other in near)
+    assert all(near == neighbours_of(r, range(120), 20, b"k" * 32, b"o" * 32) for r, near in edges.items())
     assert edges == neighbours(reversed(range(120)), 20, b"k" * 32, b"o" * 32)
     assert edges != neighbours(range(120), 20, b"K" * 32, b"o" * 32)
     assert edges != neighbours(range(120), 20, b"k" * 32, b"O" * 32)
