@@ -57,7 +57,7 @@ class Ring:
         """A buffer of zeros."""
         return np.zeros(length, self.dtype)
 
-    def bytes(self, length: int) -> Bytes:
+    def packed(self, length: int) -> Bytes:
         """A buffer for `length` packed values."""
         return np.empty(self.packed_size(length), np.uint8)
 

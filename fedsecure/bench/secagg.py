@@ -53,9 +53,10 @@ class _Site:
 def bench_secagg(params: int, sites: int, drop: int, ring: int = 20, seed: int = 0) -> dict[str, float | bool | str]:
     """One sum of `sites` vectors of `params` coordinates, of which the last `drop` sites keep theirs back.
 
-    Seconds are the least of five for what is compared with a floor (unmasking above 100 sites: of one). bytes_per_param: of a whole masked-input message.
-    peak_bytes: of a site's upload stage, its float32 vector included. setup_s: of one site's AdvertiseKeys and
-    ShareKeys; setup_bytes: what it sends for them. exact: the sum is that of the survivors' integers.
+    Seconds are the least of five for what is compared with a floor (unmasking above 100 sites: of one).
+    bytes_per_param: of a whole masked-input message. peak_bytes: of a site's upload stage, its float32 vector included.
+    setup_s: of one site's AdvertiseKeys and ShareKeys; setup_bytes: what it sends for them. exact: the sum is that of
+    the survivors' integers.
     Raises ValueError if too few sites are left.
     """
     members = [_Site(f"site-{rank:04}", Identity.generate()) for rank in range(sites)]

@@ -92,7 +92,7 @@ def mask_input(state: Burned, fill: Fill) -> tuple[Masked, MaskedInput]:
     keyed = state.keyed
     cohort = keyed.opened.cohort
     ring, masks = cohort.ring, Masks(cohort.ring, keyed.plus, keyed.minus)
-    words, packed = ring.words(min(ring.chunk, cohort.length)), ring.bytes(cohort.length)
+    words, packed = ring.words(min(ring.chunk, cohort.length)), ring.packed(cohort.length)
     for start, stop in ring.chunks(cohort.length):
         chunk = words[: stop - start]
         fill(start, chunk)

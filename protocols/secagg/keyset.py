@@ -116,7 +116,8 @@ def pair_keys(
     peers: rank -> (public mask key, sealed offer; empty where `rank` is the lower one).
     Raises CannotOpen, with the peer's rank in `.args[1]`, if a peer's offer does not open.
     """
-    key, result = HybridKey(secret), {}
+    key = HybridKey(secret)
+    result: dict[int, bytes] = {}
     for peer, (public, sealed) in peers.items():
         lower = rank < peer
         offered = offer(secret, keyset, rank, peer) if lower else _opened(key, sealed, keyset, peer, rank)

@@ -39,7 +39,8 @@ def open_masks(state: Unmasking) -> OpenedMasks:
         # A dropout none of whose neighbours is a survivor has left no mask in the sum.
         if len(found) < least and (dealer in masking.survivors or known.graph[dealer] & masking.survivors):
             raise TooFew("Unmask", len(found), least)
-    added, subtracted = [_self_key(state, survivor, least) for survivor in sorted(masking.survivors)], []
+    added = [_self_key(state, survivor, least) for survivor in sorted(masking.survivors)]
+    subtracted: list[bytes] = []
     for dropped in sorted(masking.shares.keys() - masking.survivors):
         if known.graph[dropped] & masking.survivors:
             plus, minus = split_signs(_pair_keys(state, dropped, least), dropped)

@@ -55,7 +55,7 @@ def test_two_thousand_masked_vectors() -> None:
         plus, minus = ([draw.randbytes(32) for _ in range(draw.randint(0, 3))] for _ in range(2))
         words = np.array(vector, ring.dtype)
         Masks(ring, tuple(plus), tuple(minus)).apply(words)
-        packed = ring.bytes(length)
+        packed = ring.packed(length)
         pack_into(ring, words, packed)
         expected = slow.masked(vector, ring.bits, plus, minus)
         assert packed.tobytes() == slow.pack_vector(expected, ring.bits)

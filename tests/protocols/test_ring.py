@@ -16,7 +16,7 @@ rings = st.sampled_from(RINGS)
 def test_packing_is_the_identity_on_the_ring(bits: int, length: int, draw: object) -> None:
     ring = Ring(bits)
     values = [draw.randrange(2**bits) for _ in range(length)]  # type: ignore[attr-defined]
-    words, packed, back = np.array(values, ring.dtype), ring.bytes(length), ring.words(length)
+    words, packed, back = np.array(values, ring.dtype), ring.packed(length), ring.words(length)
     pack_into(ring, words, packed)
     require_packed(ring, length, packed.tobytes())
     unpack_into(ring, packed, back)
@@ -28,7 +28,7 @@ def test_small_integers_survive_masks_and_their_removal(bits: int, values: list[
     ring = Ring(bits)
     words = np.array(values, np.int64).astype(ring.dtype)
     Masks(ring, (KEY, bytes(32)), (b"\1" * 32,)).apply(words)
-    packed = ring.bytes(len(values))
+    packed = ring.packed(len(values))
     pack_into(ring, words, packed)
     total = ring.words(len(values))
     add_packed(ring, total, packed.tobytes())
