@@ -257,7 +257,8 @@ class BankRelay(_Wire, frozen=True, tag="bank-relay"):
 
 
 Control = Hello | RoundDone | Leave | WantTarget | AskTargets | StudyClosed
-Release = WeightUpdate | FeatureBank | MetricReport | TargetUpdate | DistanceReport | MaskedInput
+Unmasked = WeightUpdate | FeatureBank | MetricReport | TargetUpdate | DistanceReport
+Release = Unmasked | MaskedInput
 Publish = RoundOpen | BankRelay | TargetModel | SecAggOpen | SumResult
 SiteShare = AdvertiseKeys | ShareKeys | ConsistencyCheck | UnmaskShares | ResultAgreement
 CoordinatorShare = Keyset | RelayShares | Survivors | UnmaskRequest | AgreedResult

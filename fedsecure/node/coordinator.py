@@ -62,9 +62,9 @@ from protocols.messages import (
     Leave,
     LeaveReason,
     MetricReport,
-    Release,
     RoundDone,
     TargetUpdate,
+    Unmasked,
     WantTarget,
     WeightUpdate,
 )
@@ -202,7 +202,7 @@ def _open_for(state: CoordinatorState, site: str) -> Outcome:
     return replace(state, sent={**state.sent, site: state.now}, supplied=supplied), (opened,)
 
 
-def _release(study: Study, state: CoordinatorState, sender: str, message: Release) -> Outcome:
+def _release(study: Study, state: CoordinatorState, sender: str, message: Unmasked) -> Outcome:
     flow = _FLOWS[type(message)]
     of, current = (message.stage, message.round), (state.stage, state.round)
     if of < current or (of == current and ((sender, flow) in state.received or not _takes(state, sender, flow))):
