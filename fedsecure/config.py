@@ -40,7 +40,20 @@ class DataSettings(_Frozen):
     crop: Annotated[int, Field(ge=16)] | None = None  # centre crop/pad in pixels before resizing; None: pad to square
     size: Annotated[int, Field(ge=32, multiple_of=16)] = 64  # pixels of the square that the network sees
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.3  # share of each site's patients, at least one
+    fold: tuple[int, int] | None = None  # (k, K): in place of that share, the k-th of K equal parts, from 0
+    # Which patients are at which site, and which are held out, is drawn by the study's seed, or by this one: then
+    # studies of several seeds hold out the same patients
+    split_seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    # Who is scored. "validation": the same share of the training side, which then trains nobody, so that settings are
+    # chosen without a look at the held-out patients; those are left out altogether
+    judged: Literal["held-out", "validation"] = "held-out"
     on_error: Literal["stop", "exclude"] = "stop"  # a file that cannot be used ends the run, or is left out and listed
+
+    @model_validator(mode="after")
+    def _fold_is_one_of_several(self) -> Self:
+        if self.fold is not None and not (0 <= self.fold[0] < self.fold[1] and self.fold[1] >= 2):
+            raise ValueError("fold: [k, K] is the k-th of K parts, counted from 0, and K is at least 2")
+        return self
 
 
 class ModelSettings(_Frozen):
@@ -167,6 +180,10 @@ class Study(_Frozen):
     threads: Annotated[int, Field(ge=1)] = 1  # torch threads of each site: part of the result, bit for bit
     neighbours: Annotated[int, Field(ge=1)] = 15  # k of the k-NN partition probe
     baseline: bool = True  # also fine-tune from random initialisation
+    # "random": no pre-training; the random start alone is fine-tuned. "encoder": no pre-training here; fine-tuning
+    # starts from one that was pre-trained elsewhere, whose file the coordinator holds and whose digest stands below
+    start: Literal["pretrain", "random", "encoder"] = "pretrain"
+    encoder: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None  # SHA-256 of its file
     release_metrics: bool = False  # mean Dice per structure leaves a site only if this says so
     round_deadline_s: Annotated[float, Field(gt=0)] | None = None  # None: wait for every site
     minimum_sites: Annotated[int, Field(ge=1)] = 1  # fewer updates at the deadline abort the round
@@ -189,10 +206,17 @@ class Study(_Frozen):
             raise ValueError("minimum_sites is larger than the number of sites: no round could close")
         if len(set(self.finetune.labelled)) != len(self.finetune.labelled):
             raise ValueError("finetune.labelled: a number stands twice")
+        if (self.start == "encoder") != (self.encoder is not None):
+            raise ValueError('encoder: the digest of the start, given with start = "encoder" and with no other')
         for name in OWN_SETTINGS - {self.framework}:
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f'[{name}] is for framework = "{name}" alone, and this study\'s is "{self.framework}"')
         return self
+
+    @property
+    def split_seed(self) -> int:
+        """The seed that deals patients to simulated sites and holds some of them out."""
+        return self.seed if self.data.split_seed is None else self.data.split_seed
 
     def canonical(self) -> bytes:
         """The study as JSON with sorted keys and no white space: the bytes that are hashed and signed."""
@@ -207,7 +231,7 @@ class Site(_Frozen):
     """One hospital's own settings. This file stays there; it may tighten a study, never loosen it."""
 
     name: Name
-    source: str  # acdc:PATH, msd:PATH, folder:PATH or dicom:PATH
+    source: str  # acdc:PATH, msd:PATH, folder:PATH, dicom:PATH or hvsmr:PATH
     subjects: tuple[int, ...] | None = None  # positions in the source; None: all. Simulations deal one source out.
     coordinator: str = ""  # tcp://host:port; empty in memory
     device: str = "cpu"

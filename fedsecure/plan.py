@@ -5,6 +5,7 @@ stage's final model and measure it on their held-out patients:
 
     pretrain                       framework's rounds; evaluation = k-NN partition accuracy, mean embedding norm
                                    pre-training alone has no training round: its evaluation round holds them all
+    (a study whose `start` is not "pretrain" has no such stage)
     finetune local    INIT, N      no training round; the evaluation round fine-tunes on the site and scores Dice
     finetune federated INIT, N     supervised FedAvg; evaluation = Dice
 """
@@ -50,19 +51,23 @@ class Stage:
 
 def schedule(study: Study) -> tuple[Stage, ...]:
     """All stages of a study in order. Pre-training comes first, as the fine-tuning stages start from its encoder."""
-    inits = (Init.RANDOM, Init.PRETRAINED) if study.baseline else (Init.PRETRAINED,)
+    inits: tuple[Init, ...] = (Init.RANDOM, Init.PRETRAINED) if study.baseline else (Init.PRETRAINED,)
+    if study.start == "random":
+        inits = (Init.RANDOM,)
     tuning = tuple(
         Stage(StageKind(mode), study.finetune.rounds if mode == "federated" else 0, init, labelled)
         for mode in study.finetune.modes
         for labelled in study.finetune.labelled
         for init in inits
     )
+    if study.start != "pretrain":
+        return tuning
     return (Stage(StageKind.PRETRAIN, 0 if pretrains_alone(study) else study.pretrain.rounds), *tuning)
 
 
 def pretrains_alone(study: Study) -> bool:
     """Whether each site pre-trains an encoder of its own, which stays there: no model of pre-training is averaged."""
-    return study.framework == "local"
+    return study.framework == "local" and study.start == "pretrain"
 
 
 def owed(study: Study, stage: int, round_: int, targets: bool = False) -> frozenset[Flow]:

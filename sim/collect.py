@@ -84,7 +84,7 @@ def merge_metrics(run: Path, study: Study) -> None:
 def keep_models(run: Path, study: Study) -> None:
     """Put the shared encoder, if any, and the federated segmenter of the largest N, at the top of the run folder."""
     folder = coordinator_folder(run)
-    if not pretrains_alone(study):
+    if study.start == "pretrain" and not pretrains_alone(study):
         (run / "encoder.safetensors").write_bytes((folder / "models/encoder.safetensors").read_bytes())
     best: tuple[int, int] | None = None
     for number, stage in enumerate(schedule(study)):
@@ -126,13 +126,13 @@ def _pretrained(run: Path, study: Study) -> bytes:
 
 
 def _pooled_probe(run: Path, study: Study) -> Iterator[Representation]:
-    """Of the shared encoder: none where every site has its own."""
-    if not pretrains_alone(study):
+    """Of the shared encoder: none where every site has its own, or none was trained here."""
+    if study.start == "pretrain" and not pretrains_alone(study):
         yield pooled_probe(run, study, _pretrained(run, study))
 
 
 def _site_probes(run: Path, study: Study) -> Iterator[Representation]:
-    for member in study.sites:
+    for member in study.sites if study.start == "pretrain" else ():
         measured = {
             event.metric: event.value
             for _, event in read_metrics(site_folder(run, member.name) / "metrics.jsonl")
@@ -221,7 +221,7 @@ def _targets(run: Path, study: Study) -> Iterator[TargetRow]:
 
 def _modelled(run: Path, study: Study, targets: tuple[TargetRow, ...]) -> Iterator[ModelledRow]:
     """Of FCLOpt: none where there is no target network to model."""
-    if study.framework == "fclopt":
+    if study.framework == "fclopt" and study.start == "pretrain":
         asked, corrected = sum(row.asked for row in targets), sum(row.corrected for row in targets)
         schema = schema_of(unpack_model(_pretrained(run, study)))
         up, down = modelled(study.pretrain, schema, asked, corrected)

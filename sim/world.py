@@ -30,6 +30,8 @@ class World:
     scheme: Scheme = "random"
     phantom_patients: int = 8  # per hospital
     phantom_size: int = 128  # pixels
+    most: int | None = None  # patients a site keeps of those it was dealt; None: all
+    device: str = "cpu"  # torch's name of where the sites train
 
 
 def site_folder(run: Path, name: str) -> Path:
@@ -74,21 +76,27 @@ def connect(run: Path, study: Study, endpoint: str) -> None:
         path.write_bytes(dump(load(Site, path.read_bytes()).model_copy(update={"coordinator": endpoint})))
 
 
+def at_most(part: tuple[int, ...], most: int | None, study: Study) -> tuple[int, ...]:
+    """A draw of so many of a site's patients, in their order."""
+    ranked = sorted(part, key=lambda position: derive_seed(study.split_seed, "kept", position))
+    return tuple(sorted(ranked[:most]))
+
+
 def _phantoms(world: World, study: Study, cache: Path, told: Told) -> tuple[list[Site], tuple[str, ...] | None]:
     sites = []
     structures: tuple[str, ...] | None = None
     for number in range(world.sites):
         name = f"site-{number + 1}"
         # Only the draw decides what a phantom is: the same world again finds its volumes where they are.
-        folder = cache / f"phantom-v{VERSION}-{study.seed}-{world.phantom_patients}-{world.phantom_size}" / name
+        folder = cache / f"phantom-v{VERSION}-{study.split_seed}-{world.phantom_patients}-{world.phantom_size}" / name
         if not (folder / "complete").exists():
             told(f"writing phantom volumes for {name}")
-            seed = derive_seed(study.seed, "phantom", number)
+            seed = derive_seed(study.split_seed, "phantom", number)
             write_phantom(folder / "volumes", world.phantom_patients, seed, number, world.phantom_size)
             (folder / "complete").touch()
         source = f"folder:{(folder / 'volumes').resolve()}"
         structures = open_source(source).structures
-        sites.append(Site(name=name, source=source))
+        sites.append(Site(name=name, source=source, device=world.device))
     return sites, structures
 
 
@@ -97,9 +105,10 @@ def _dealt(world: World, address: str, study: Study) -> tuple[list[Site], tuple[
     source = open_source(address)
     groups = [patient.group for patient in source.patients]
     absolute = f"{scheme}:{Path(path).expanduser().resolve()}"
+    parts = partition(groups, world.sites, world.scheme, study.split_seed)
     sites = [
-        Site(name=f"site-{number + 1}", source=absolute, subjects=part)
-        for number, part in enumerate(partition(groups, world.sites, world.scheme, study.seed))
+        Site(name=f"site-{number + 1}", source=absolute, subjects=at_most(part, world.most, study), device=world.device)
+        for number, part in enumerate(parts)
     ]
     if source.structures is None and "structures" not in study.data.model_fields_set:
         raise SettingsError(

@@ -28,6 +28,12 @@ SITES = [{"name": "a", "weight": 3}, {"name": "b", "weight": 1}]
         ({"pretrain": {"rounds": "10"}}, "pretrain.rounds"),
         ({"model": {"norm": "batch"}}, "model.norm"),
         ({"data": {"size": 50}}, "data.size"),
+        ({"data": {"fold": [5, 5]}}, "fold"),
+        ({"data": {"fold": [0, 1]}}, "fold"),
+        ({"data": {"judged": "training"}}, "data.judged"),
+        ({"start": "encoder"}, "encoder"),
+        ({"encoder": "0" * 64}, "encoder"),
+        ({"start": "encoder", "encoder": "path/to/file"}, "encoder"),
         ({"sites": [{"name": "Hospital A", "weight": 1}]}, "sites.0.name"),
         ({"sites": [SITES[0], SITES[0]]}, "a name stands twice"),
         ({"sites": SITES, "minimum_sites": 3}, "no round could close"),
@@ -80,7 +86,8 @@ OTHER: dict[str, Any] = {
     "pretrain.batches": "uniform", "pretrain.momentum_start": "reset", "pretrain.denominator": "literal",
     "pretrain.exchange": "none", "pretrain.target": "copy", "pretrain.distance": "r2", "mae.patch": 16,
     "pretrain.local_negatives": "bank", "pretrain.positives": "view", "finetune.labelled": [3],
-    "finetune.modes": ["local"],
+    "finetune.modes": ["local"], "data.fold": [0, 5], "data.split_seed": 5, "data.judged": "validation",
+    "start": "random", "encoder": "1" * 64,
 }  # fmt: skip
 
 
@@ -89,6 +96,8 @@ def test_every_setting_is_in_the_digest(name: str) -> None:
     base: dict[str, Any] = {"sites": [{"name": "z", "weight": 1}, {"name": "y", "weight": 1}]}
     if name == "sites":
         base = {}
+    if name == "encoder":
+        base |= {"start": "encoder", "encoder": "0" * 64}
     *rooms, leaf = name.split(".")
     if rooms and rooms[0] in OWN_SETTINGS:
         base["framework"] = rooms[0]
@@ -215,3 +224,21 @@ def test_no_frame_of_a_study_is_over_its_limit_and_the_limit_is_near(framework: 
     sizes = [len(pack_model(initial_model(study, stage, encoder))) for stage in (0, 1)]
     bank = study.pretrain.bank * (4 * study.model.features + 1)
     assert max(*sizes, bank) + 1000 + 200 * len(SITES) < frame_limit(study) < 6 * max(sizes) + (1 << 20)
+
+
+@pytest.mark.parametrize("framework", ["fcl", "local"])
+def test_without_pre_training_here_there_are_only_the_stages_of_one_start(framework: str) -> None:
+    for start, init in (("random", Init.RANDOM), ("encoder", Init.PRETRAINED)):
+        raw = {"framework": framework, "start": start, "baseline": False, "sites": SITES}
+        study = parse_study({**raw, "encoder": "0" * 64} if start == "encoder" else raw)
+        assert {stage.init for stage in schedule(study)} == {init}
+        assert StageKind.PRETRAIN not in {stage.kind for stage in schedule(study)}
+        assert all(
+            owed(study, number, 0) == ({Flow.WEIGHTS} if stage.rounds else set())
+            for number, stage in enumerate(schedule(study))
+        )
+
+
+def test_patients_are_split_by_the_studys_seed_unless_one_is_set_for_that() -> None:
+    assert parse_study({"seed": 3}).split_seed == 3
+    assert parse_study({"seed": 3, "data": {"split_seed": 7}}).split_seed == 7

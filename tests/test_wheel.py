@@ -30,7 +30,12 @@ def test_the_wheel_holds_every_module_of_the_packages_and_nothing_else(wheel: Pa
     assert {name.partition("/")[0] for name in names} == PACKAGES
     source = {path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == source
-    for data in ("fedsecure/cli/demo.toml", "fedsecure/report/page.html", "fedsecure/report/page.css"):
+    for data in (
+        "fedsecure/cli/demo.toml",
+        "fedsecure/report/page.html",
+        "fedsecure/report/page.css",
+        "sim/reproduce/protocol.toml",
+    ):
         assert data in names
     for package in PACKAGES:
         assert f"{package}/py.typed" in names

@@ -32,7 +32,7 @@ def _data() -> None:
 @app.command("inspect")
 def inspect_source(
     *,
-    source: Annotated[str, typer.Argument(help="acdc:PATH, msd:PATH, folder:PATH or dicom:PATH")],
+    source: Annotated[str, typer.Argument(help="acdc:PATH, msd:PATH, folder:PATH, dicom:PATH or hvsmr:PATH")],
     picture: Annotated[Path, typer.Option(help="where the contact sheet goes")] = Path("inspect.png"),
     structures: Annotated[str, typer.Option(help="names of label values 1, 2, ..., with commas between")] = "",
     size: Annotated[int | None, typer.Option(help="edge of a prepared slice in pixels")] = None,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fedsecure.cli import bench, data, keys, roster, simulate
+from fedsecure.cli import bench, data, keys, reproduce, roster, simulate
 from fedsecure.errors import DataError, FedsecureError
 from keys.errors import KeysError
 
@@ -25,6 +25,7 @@ app.add_typer(roster.app, name="roster")
 app.command()(simulate.demo)
 app.command()(simulate.simulate)
 app.command()(simulate.report)
+app.command()(reproduce.reproduce)
 
 
 def _version(wanted: bool) -> None:

@@ -45,7 +45,7 @@ class Wire(StrEnum):
 
 Data = Annotated[
     str | None,
-    typer.Option(metavar="KIND:PATH", help="acdc:PATH, msd:PATH, folder:PATH or dicom:PATH. Default: phantom volumes."),
+    typer.Option(metavar="KIND:PATH", help="acdc:, msd:, folder:, dicom: or hvsmr:PATH. Default: phantom volumes."),
 ]
 Sites = Annotated[int, typer.Option(min=1, help="Number of simulated hospitals.")]
 Deal = Annotated[Scheme, typer.Option("--partition", help="How patients are dealt to the hospitals.")]

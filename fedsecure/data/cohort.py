@@ -91,11 +91,26 @@ def examine(source: Source, settings: DataSettings, cache: Path, salt: bytes) ->
         yield Examined(patient, subject, tuple(errors))
 
 
-def split(subjects: Sequence[Subject], held_out: float, seed: int) -> Cohort:
+def divide(subjects: Sequence[Subject], settings: DataSettings, seed: int) -> Cohort:
+    """Who trains and who is scored, as `settings` name them: held-out patients, or in their place validation patients
+    out of those who are not held out. Raises DataError when there are too few for that."""
+    cohort = split(subjects, settings.held_out, seed, settings.fold)
+    if settings.judged == "held-out":
+        return cohort
+    if len(cohort.train) < 2:
+        raise DataError(
+            "a site needs three patients or more to train on one, validate on one and hold one out: add patients, or "
+            "leave this site out of the study"
+        )
+    return split(cohort.train, settings.held_out, derive_seed(seed, "validation"))
+
+
+def split(subjects: Sequence[Subject], held_out: float, seed: int, fold: tuple[int, int] | None = None) -> Cohort:
     """Hold out a share of the patients, at least one, and keep at least one. Both sides keep the order given.
 
-    Which ones depends on seed and position alone: ids hang on the site's secret and would make runs differ. Raises
-    DataError when there are fewer than two patients.
+    fold: (k, K) holds out the k-th of K parts instead, which under one seed have no patient in common and leave none
+    out. Which ones depends on seed and position alone: ids hang on the site's secret and would make runs differ. Raises
+    DataError when there are fewer than two patients, or fewer than K.
     """
     if len(subjects) < 2:
         raise DataError(
@@ -105,6 +120,10 @@ def split(subjects: Sequence[Subject], held_out: float, seed: int) -> Cohort:
     count = min(max(round(held_out * len(subjects)), 1), len(subjects) - 1)
     ranked = sorted(range(len(subjects)), key=lambda position: derive_seed(seed, "held-out", position))
     out = set(ranked[:count])
+    if fold is not None:
+        if len(subjects) < fold[1]:
+            raise DataError(f"{len(subjects)} patients of a site cannot be cut into {fold[1]} folds: use fewer folds")
+        out = set(ranked[fold[0] :: fold[1]])
     cohort = Cohort(
         train=tuple(subject for position, subject in enumerate(subjects) if position not in out),
         held_out=tuple(subject for position, subject in enumerate(subjects) if position in out),

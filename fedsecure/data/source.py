@@ -12,7 +12,9 @@ __all__ = ["FrameFiles", "Patient", "Source", "open_source"]
 
 
 def open_source(uri: str) -> Source:
-    """List the patients of `acdc:PATH`, `msd:PATH`, `folder:PATH` or `dicom:PATH`. Reads headers at most, no voxel.
+    """List the patients of `acdc:PATH`, `msd:PATH`, `folder:PATH`, `dicom:PATH` or `hvsmr:PATH`.
+
+    Reads headers at most, no voxel.
 
     Raises SettingsError for another scheme, DataError when the path cannot be listed or holds no patient. What is wrong
     with a single file is found when it is read, so that `on_error` can decide.
@@ -20,7 +22,7 @@ def open_source(uri: str) -> Source:
     scheme, colon, path = uri.partition(":")
     reader = _reader(scheme)
     if reader is None or not colon or not path:
-        raise SettingsError("a data source is written acdc:PATH, msd:PATH, folder:PATH or dicom:PATH")
+        raise SettingsError("a data source is written acdc:PATH, msd:PATH, folder:PATH, dicom:PATH or hvsmr:PATH")
     return reader(Path(path).expanduser())
 
 
@@ -34,6 +36,10 @@ def _reader(scheme: str) -> Callable[[Path], Source] | None:
             from fedsecure.data.msd import open_msd
 
             return open_msd
+        case "hvsmr":
+            from fedsecure.data.hvsmr import open_hvsmr
+
+            return open_hvsmr
         case "folder":
             from fedsecure.data.folder import open_folder
 

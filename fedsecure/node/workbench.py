@@ -14,10 +14,12 @@ A round that is done again after a kill reads the same files and writes the same
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Final
 
 from fedsecure.config import Run, Site, Study, load
+from fedsecure.errors import SettingsError
 from fedsecure.files import write_atomic
 from fedsecure.packing import pack_arrays, pack_model, unpack_arrays, unpack_bank, unpack_model
 from fedsecure.plan import Init, has_target, pretrains_alone, schedule
@@ -42,8 +44,11 @@ class Workbench:
         """Write a stage's first model to models/prepared.safetensors, from the pre-trained encoder if it needs it."""
         from fedsecure.learning.dispatch import initial_model
 
-        encoder = self._folder / ENCODER
-        tensors = initial_model(self._study, stage, unpack_model(encoder.read_bytes()) if encoder.is_file() else None)
+        path = self._folder / ENCODER
+        raw = path.read_bytes() if path.is_file() else b""
+        if self._study.start == "encoder" and hashlib.sha256(raw).hexdigest() != self._study.encoder:
+            raise SettingsError("the coordinator's encoder file is missing or not the one that the study names")
+        tensors = initial_model(self._study, stage, unpack_model(raw) if raw else None)
         self._write("models/prepared.safetensors", pack_model(tensors))
 
     def train(self, stage: int, round_: int, banks: tuple[str, ...], observe: Observe) -> tuple[Flow, ...]:
@@ -123,7 +128,7 @@ class Workbench:
 
 def load_cohort(folder: Path, study: Study, site: Site) -> Cohort:
     """Open the site's source through the data door and split it by patient. Raises DataError, SettingsError."""
-    from fedsecure.data.cohort import load_salt, prepare, split
+    from fedsecure.data.cohort import divide, load_salt, prepare
     from fedsecure.data.source import open_source
     from fedsecure.seeds import derive_seed
 
@@ -133,4 +138,4 @@ def load_cohort(folder: Path, study: Study, site: Site) -> Cohort:
         source = source.select(site.subjects)
     cache = Path(run.cache) if run.cache else folder / "cache"
     prepared = prepare(source, study.data, cache, load_salt(folder / "salt"))
-    return split(prepared.subjects, study.data.held_out, derive_seed(study.seed, "split", site.name))
+    return divide(prepared.subjects, study.data, derive_seed(study.split_seed, "split", site.name))

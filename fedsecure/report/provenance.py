@@ -16,11 +16,15 @@ from fedsecure.report.results import Machine, Provenance
 
 _LIBRARIES: Final = ("torch", "monai", "numpy", "scipy", "nibabel", "pydicom", "cryptography", "pyzmq", "msgspec")
 # What may be shown. A value is taken for a path or a patient's name unless it is known to be neither.
-_COMMANDS: Final = frozenset({"demo", "simulate"})
-_SHOWN: Final = frozenset({"--framework", "--sites", "--partition", "--seed", "--transport", "--patients"})
-_FLAGS: Final = frozenset({"--resume", "--quiet"})
-_HIDDEN: Final = frozenset({"--data", "--out", "--cache"})
-_SOURCE: Final = re.compile(r"(acdc|msd|folder|dicom):")
+_COMMANDS: Final = frozenset({"demo", "simulate", "reproduce"})
+_EXPERIMENTS: Final = frozenset({"local", "federated", "transfer", "traffic", "ablation"})  # of `reproduce`
+_SHOWN: Final = frozenset(
+    {"--framework", "--sites", "--partition", "--seed", "--transport", "--patients"}
+    | {"--budget", "--judge", "--crop", "--device", "--limit"}
+)
+_FLAGS: Final = frozenset({"--resume", "--quiet", "--keep"})
+_HIDDEN: Final = frozenset({"--data", "--target-data", "--out", "--cache", "--shards"})
+_SOURCE: Final = re.compile(r"(acdc|msd|folder|dicom|hvsmr):")
 _WITHHELD: Final = "<...>"
 
 
@@ -32,6 +36,8 @@ def redacted(arguments: Sequence[str]) -> str:
     program, *rest = arguments
     shown = [re.split(r"[/\\]", program)[-1]]
     if rest and rest[0] in _COMMANDS:
+        shown.append(rest.pop(0))
+    if shown[-1] == "reproduce" and rest and rest[0] in _EXPERIMENTS:
         shown.append(rest.pop(0))
     words = iter(rest)
     for word in words:
@@ -49,7 +55,7 @@ def redacted(arguments: Sequence[str]) -> str:
 def _value(option: str, value: str) -> str:
     if option in _SHOWN:
         return value
-    source = _SOURCE.match(value) if option == "--data" else None
+    source = _SOURCE.match(value) if option in {"--data", "--target-data"} else None
     return f"{source[0] if source else ''}{_WITHHELD}"
 
 

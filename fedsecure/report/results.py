@@ -59,7 +59,7 @@ class StudyRecord(_Row, frozen=True, kw_only=True):
 class WorldRecord(_Row, frozen=True, kw_only=True):
     """Whose images they were. `partition` tells how one data set was dealt to the sites; None if each has its own."""
 
-    kind: Literal["phantom", "acdc", "msd", "folder", "dicom"]
+    kind: Literal["phantom", "acdc", "msd", "folder", "dicom", "hvsmr"]
     partition: Literal["group", "random", "dirichlet"] | None
     sites: Positive
     phantom_patients: Positive | None  # of each site; None if they are no phantoms

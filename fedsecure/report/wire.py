@@ -123,4 +123,4 @@ def has_baseline(results: Results, framework: Framework) -> bool:
 
 def _rows(results: Results, framework: Framework, part: Part) -> tuple[list[TrafficRow], int]:
     own = [row for row in results.traffic if row.framework == framework]
-    return [row for row in own if (row.stage == 0) == (part == PARTS[0])], max(1, len({row.seed for row in own}))
+    return [row for row in own if (row.name == PARTS[0]) == (part == PARTS[0])], max(1, len({row.seed for row in own}))

@@ -43,7 +43,7 @@ def fedsecure(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 @pytest.mark.parametrize(
     "command",
     [
-        *((), ("demo",), ("simulate",), ("report",), ("data",), ("data", "inspect"), ("bench",)),
+        *((), ("demo",), ("simulate",), ("report",), ("reproduce",), ("data",), ("data", "inspect"), ("bench",)),
         *(("keys",), ("keys", "new"), ("keys", "rotate"), ("roster",), ("roster", "sign"), ("roster", "revoke")),
     ],
 )
@@ -68,7 +68,7 @@ def test_help_is_there_for_every_command_and_loads_nothing_heavy(tmp_path: Path,
         ('framework = "fcl"', ("--framework", "both"), "the study sets framework"),
         ("seed = 1", ("--seed", "2"), "the study sets seed"),
         ('[[sites]]\nname = "a"\nweight = 1', (), "a simulation makes its own sites"),
-        ("", ("--data", "nifti:somewhere"), "acdc:PATH, msd:PATH, folder:PATH or dicom:PATH"),
+        ("", ("--data", "nifti:somewhere"), "acdc:PATH, msd:PATH, folder:PATH, dicom:PATH or hvsmr:PATH"),
         ("", ("--data", "acdc:nowhere"), ""),
     ],
 )

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsecure.config import DataSettings
-from fedsecure.data.cohort import check_disjoint, content_digest, load_salt, prepare, split
+from fedsecure.data.cohort import check_disjoint, content_digest, divide, load_salt, prepare, split
 from fedsecure.data.layout import FrameFiles, Patient, Source
 from fedsecure.data.nifti import write
 from fedsecure.data.source import open_source
@@ -135,6 +135,40 @@ def test_a_split_depends_on_the_seed_and_not_on_the_salted_ids() -> None:
     ]
     assert values[0] == values[1]
     assert len({tuple(found.id for found in split(one, 0.3, seed).held_out) for seed in range(20)}) > 10
+
+
+def test_folds_hold_out_every_patient_once() -> None:
+    subjects = tuple(subject(f"s-{position}", position) for position in range(11))
+    held = [found.id for k in range(5) for found in split(subjects, 0.3, 4, (k, 5)).held_out]
+    assert sorted(held) == sorted(found.id for found in subjects)
+    for k in range(5):
+        cohort = split(subjects, 0.3, 4, (k, 5))
+        assert len(cohort.train) + len(cohort.held_out) == 11
+        assert len(cohort.held_out) in (2, 3)
+    with pytest.raises(DataError, match="4 patients of a site cannot be cut into 5 folds"):
+        split(subjects[:4], 0.3, 4, (0, 5))
+
+
+@given(count=st.integers(3, 40), seed=st.integers(0, 2**63 - 1), k=st.none() | st.integers(0, 2))
+def test_validation_patients_come_from_the_training_side_and_train_nobody(count: int, seed: int, k: int | None) -> None:
+    subjects = tuple(subject(f"s-{position}", position) for position in range(count))
+    fold = None if k is None else (k, 3)
+    scored, validated = (
+        divide(subjects, DataSettings(judged=judged, fold=fold), seed) for judged in ("held-out", "validation")
+    )
+    held_out = {found.id for found in scored.held_out}
+    assert scored == split(subjects, 0.3, seed, fold)
+    assert validated.train
+    assert validated.held_out
+    assert not held_out & {found.id for found in (*validated.train, *validated.held_out)}
+    assert {found.id for found in (*validated.train, *validated.held_out)} == {found.id for found in scored.train}
+
+
+def test_two_patients_cannot_be_trained_on_validated_and_held_out() -> None:
+    pair = (subject("s-1", 1), subject("s-2", 2))
+    assert divide(pair, DataSettings(), 0).held_out
+    with pytest.raises(DataError, match="needs three patients or more"):
+        divide(pair, DataSettings(judged="validation"), 0)
 
 
 def test_a_site_with_one_patient_cannot_be_split() -> None:

@@ -19,12 +19,12 @@ def volume(path: Path, shape: tuple[int, ...] = (4, 5, 3)) -> Path:
 
 
 @pytest.mark.parametrize("uri", ["", "acdc", "acdc:", "/some/path", "s3:bucket", "ACDC:/x"])
-def test_an_unknown_scheme_names_the_four(uri: str) -> None:
-    with pytest.raises(SettingsError, match="acdc:PATH, msd:PATH, folder:PATH or dicom:PATH"):
+def test_an_unknown_scheme_names_the_five(uri: str) -> None:
+    with pytest.raises(SettingsError, match="acdc:PATH, msd:PATH, folder:PATH, dicom:PATH or hvsmr:PATH"):
         open_source(uri)
 
 
-@pytest.mark.parametrize("scheme", ["acdc", "msd", "folder", "dicom"])
+@pytest.mark.parametrize("scheme", ["acdc", "msd", "folder", "dicom", "hvsmr"])
 def test_a_source_that_is_missing_empty_or_a_file_says_so(scheme: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         open_source(f"{scheme}:{tmp_path / 'nowhere'}")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fedsecure.config import Run, Site, parse_study
+from fedsecure.errors import SettingsError
 from fedsecure.learning import dispatch
 from fedsecure.learning.job import Job, JobResult
+from fedsecure.learning.parts import encoder_of
+from fedsecure.learning.pretrain import initial
 from fedsecure.node.wiring import lay_out
-from fedsecure.node.workbench import MODEL, Workbench
-from fedsecure.packing import pack_model
+from fedsecure.node.workbench import ENCODER, MODEL, Workbench
+from fedsecure.packing import pack_model, unpack_model
 from fedsecure.plan import Init, StageKind, schedule
 from fedsecure.progress import ignore
 from fedsecure.types import Cohort, State
@@ -46,3 +50,21 @@ def test_only_a_site_that_pre_trained_alone_gets_its_encoder_back(
             own = framework == "local" and stage.init is Init.PRETRAINED and round_ == 0
             assert [list(state) for state in given[-2:]] == [["encoder.x"] if own else []] * 2
     assert any(stage.kind is StageKind.FEDERATED for stage in schedule(study))
+
+
+def test_a_start_from_elsewhere_is_used_only_if_it_is_the_one_that_the_study_names(tmp_path: Path) -> None:
+    tiny = {"model": {"filters": 4, "hidden": 16, "features": 8}, "data": {"size": 32}}
+    raw = pack_model(encoder_of(initial(parse_study(tiny))))
+    named = {**tiny, "start": "encoder", "encoder": hashlib.sha256(raw).hexdigest(), "baseline": False}
+    lay_out(tmp_path, parse_study({**named, "sites": [{"name": "a", "weight": 1}]}), Run())
+    path = tmp_path / ENCODER
+    path.parent.mkdir()
+    for wrong in (None, b"", raw[:-1], raw + b"x"):
+        if wrong is not None:
+            path.write_bytes(wrong)
+        with pytest.raises(SettingsError, match="missing or not the one that the study names"):
+            Workbench(tmp_path).prepare(0)
+    path.write_bytes(raw)
+    Workbench(tmp_path).prepare(0)
+    made = unpack_model((tmp_path / "models/prepared.safetensors").read_bytes())
+    assert all(np.array_equal(made[f"encoder.{name}"], value) for name, value in unpack_model(raw).items())
