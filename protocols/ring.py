@@ -136,7 +136,8 @@ def signed(ring: Ring, words: Words) -> npt.NDArray[np.int32]:
     """Representatives from -2^(bits-1) to 2^(bits-1) - 1: what a sum means that did not wrap."""
     shift = 8 * ring.dtype.itemsize - ring.bits
     kind = np.int16 if ring.bits == 16 else np.int32
-    return np.right_shift(np.left_shift(words, shift).view(kind), shift).astype(np.int32)
+    result: npt.NDArray[np.int32] = np.right_shift(np.left_shift(words, shift).view(kind), shift).astype(np.int32)
+    return result
 
 
 def _pack_twenty(words: Words, out: Bytes) -> None:

@@ -67,7 +67,7 @@ class Grid:
             return 0.0
         if not self.noise:
             return math.inf
-        return (room / self.noise) ** 2 / 2 / math.log(2) - math.log2(2 * length)
+        return float((room / self.noise) ** 2) / 2 / math.log(2) - math.log2(2 * length)
 
     def mean_error(self, survivors: int) -> float:
         """Root mean square error that rounding adds to a coordinate of the mean, at most; units of the vector."""
@@ -155,7 +155,7 @@ def draw_key(
 
 def dequantize(grid: Grid, integers: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
     """The sum in the units of the vector; float64."""
-    return integers * grid.step
+    return integers.astype(np.float64) * np.float64(grid.step)
 
 
 def _deviations(length: int) -> float:
