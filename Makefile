@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint test test-slow bench clean
+.PHONY: help setup demo lint test test-slow fuzz bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | sort | expand -t 14
@@ -38,8 +38,12 @@ test: lint  ## lint and the fast tests
 test-slow: $(STAMP)  ## the tests that take minutes (real data, whole federations)
 	$(BIN)/python -m pytest -m slow --timeout 3600 $(ARGS)
 
-bench: $(STAMP)  ## training speed beside a bare PyTorch loop
+fuzz: $(STAMP)  ## COUNT mutated inputs (200000 if not given) against the decoders of both nodes
+	PYTHONPATH=. $(BIN)/python tests/fuzz/mutate.py $(or $(COUNT),200000) $(ARGS)
+
+bench: $(STAMP)  ## training speed beside a bare PyTorch loop, and the channel beside bare CURVE
 	$(BIN)/fedsecure bench train $(ARGS)
+	$(BIN)/fedsecure bench channel
 
 clean:  ## remove what was built; runs and caches stay
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

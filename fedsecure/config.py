@@ -86,11 +86,19 @@ class PretrainSettings(_Frozen):
     # FCL, and what of it a contrastive baseline has
     temperature: Annotated[float, Field(gt=0)] = 0.5  # tau; at 0.1 spreading costs more than collapse, early on
     bank: Annotated[int, Field(ge=1)] = 1024  # |Q_l,c|: newest features a site keeps, and shares
-    negatives: Annotated[int, Field(ge=1)] = 512  # K = |Q'|, drawn uniformly from local and remote banks
+    negatives: Annotated[int, Field(ge=1)] = 512  # K = |Q'|, drawn from local and remote banks
+    draw: Literal["uniform", "stratified"] = "uniform"  # Q': as printed, or K/S of every partition
+    remote_only: bool = False  # Lambda(q): other sites' features alone, not what Q' holds of the site's own
     denominator: Literal["exclude_same_partition", "literal"] = "exclude_same_partition"  # docs/method.md 2.4
-    # Negatives of L_local. "bank" is as printed and collapsed in every run without BatchNorm: see contrastive.fcl_loss
+    # Negatives of L_local. "bank" is as printed and collapsed in every run without BatchNorm: see contrastive.fcl_terms
     local_negatives: Literal["batch", "bank"] = "batch"
-    exchange: Literal["vectors", "none"] = "vectors"  # "none" is the ablation without feature exchange
+    # Forms of feature exchange, docs/method.md 2.5: one vector a slice, sealed site to site; a partition's sums over
+    # patients, sealed likewise or entering one sum over all sites; "none" is the ablation without any
+    exchange: Literal["vectors", "prototypes", "secagg-prototypes", "none"] = "vectors"
+    prototypes_per_partition: Annotated[int, Field(ge=1, le=64)] = 4  # bins along z within a partition
+    prototype_clip: Annotated[float, Field(gt=0, le=1000)] = 1.0  # C_f: largest norm of all that a patient adds
+    # "separable": a sum over patients, each with itself and with what other sites released; docs/method.md 2.6
+    loss: Literal["batch", "separable"] = "batch"
     # FCLOpt only
     positives: Literal["view", "partition"] = "partition"  # pair two views, or same-partition slices of two patients
     # Share of a batch's mean projection by which the projector's bias goes down at each step. At 0 the norm of the mean
@@ -211,6 +219,11 @@ class Study(_Frozen):
         for name in OWN_SETTINGS - {self.framework}:
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f'[{name}] is for framework = "{name}" alone, and this study\'s is "{self.framework}"')
+        if self.framework == "fedca" and self.pretrain.exchange not in ("vectors", "none"):
+            raise ValueError(
+                f'exchange = "{self.pretrain.exchange}" sums features by partition, which framework = "fedca" does not '
+                'look at: write exchange = "vectors" or "none"'
+            )
         return self
 
     @property

@@ -9,8 +9,9 @@ cleaned. Only this module seals (an import contract says so), receivers drop wha
 given to nobody else.
 
 Order of a release: check, account, box, log and queue in one transaction, sign, send. A crash wastes the message; what
-is sent again is the stored message, under a new number and never encrypted anew. Clipping, noise and masking join
-between "check" and "account"; until they are here every release is accounted as non-private: epsilon is infinite.
+is sent again is the stored message, under a new number and never encrypted anew. Patients' entries for prototypes are
+clipped and summed here, so that no trainer can skip it; weights are not yet clipped. Noise and masking join between
+"check" and "account"; until they are here every release is accounted as non-private: epsilon is infinite.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ import numpy as np
 
 from fedsecure.config import Study
 from fedsecure.errors import GateRefused
+from fedsecure.learning import prototypes
 from fedsecure.packing import pack_bank, pack_vector, within_range
-from fedsecure.plan import frame_limit, makes_target
+from fedsecure.plan import frame_limit, makes_target, owed
 from fedsecure.progress import Observe, Refused, Sent
 from fedsecure.types import Accounted, Bank, Flow, Released, Schema, State, Update
 from keys.identity import Identity, PublicIdentity
@@ -35,6 +37,7 @@ from protocols.messages import (
     Kind,
     Message,
     MetricReport,
+    PrototypeSum,
     Release,
     RoundOpen,
     TargetModel,
@@ -102,6 +105,7 @@ class Gate:
     ) -> None:
         """`readers`: the other sites, who may open feature banks. `send(peer, frame)` hands over to the transport."""
         self._sealer = Sealer(identity, name, study.digest(), boot)
+        self._name = name
         self._study = study
         self._readers = dict(readers)
         self._coordinator = coordinator
@@ -168,6 +172,9 @@ class Gate:
             case Flow.FEATURES:
                 self._check_bank(arrays)
                 floats = ["features"]
+            case Flow.PROTOTYPES | Flow.PROTOTYPE_SUM:
+                self._check_entries(update, context)
+                floats = ["entries"]
             case Flow.METRICS:
                 limit = max(1, len(self._study.data.structures))
                 if not self._study.release_metrics:
@@ -197,6 +204,17 @@ class Gate:
         if (partitions >= settings.partitions).any():
             raise GateRefused("features: a partition outside the study's")
 
+    def _check_entries(self, update: Update, context: RoundContext) -> None:
+        if update.flow not in owed(self._study, context.stage, context.round):
+            raise GateRefused(f"{update.flow}: the study has no site share them in this round (exchange)")
+        (spec,) = prototypes.schema(self._study)
+        if set(update.arrays) != {"entries"} or update.arrays["entries"].shape[1:] != spec.shape:
+            raise GateRefused(f"{update.flow}: not one array of the study's cells and width for each patient")
+        if len(update.arrays["entries"]) > prototypes.weight_of(self._study, self._name):
+            raise GateRefused(
+                f"{update.flow}: more patients than the study declares for this site; its weight there must be mended"
+            )
+
     def _account(self, update: Update) -> Accounted:
         return Accounted(update, NON_PRIVATE)
 
@@ -208,12 +226,22 @@ class Gate:
             case Flow.FEATURES:
                 bank = pack_bank(Bank(arrays["features"].astype(np.float32), arrays["partitions"].astype(np.uint8)))
                 return FeatureBank(stage, round_, self._sealer.box(self._readers, bank, stage, round_))
+            case Flow.PROTOTYPES:
+                box = self._sealer.box(self._readers, self._summed(arrays), stage, round_)
+                return FeatureBank(stage, round_, box)
+            case Flow.PROTOTYPE_SUM:
+                return PrototypeSum(stage, round_, context.model_digest, self._summed(arrays))
             case Flow.METRICS:
                 return MetricReport(stage, round_, pack_vector(arrays))
             case Flow.TARGET:
                 return TargetUpdate(stage, round_, context.target_digest, pack_vector(arrays))
             case Flow.DISTANCE:
                 return DistanceReport(stage, round_, pack_vector(arrays))
+
+    def _summed(self, arrays: State) -> bytes:
+        entries = arrays["entries"].astype(np.float32)
+        summed = prototypes.clipped_sum(entries, self._study.pretrain.prototype_clip)
+        return pack_vector({prototypes.NAME: summed})
 
     def _sealed(self, message: Release, flow: Flow, context: RoundContext) -> Released:
         frame = self._sealer.seal(self._coordinator, message)

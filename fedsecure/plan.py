@@ -12,6 +12,7 @@ stage's final model and measure it on their held-out patients:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -20,6 +21,11 @@ from fedsecure.config import Framework, Study
 from fedsecure.types import Flow
 
 EXCHANGING: Final[frozenset[Framework]] = frozenset({"fcl", "fedca"})  # sites share features beside weights
+_FORMS: Final[Mapping[str, Flow]] = {
+    "vectors": Flow.FEATURES,
+    "prototypes": Flow.PROTOTYPES,
+    "secagg-prototypes": Flow.PROTOTYPE_SUM,
+}
 
 
 class StageKind(StrEnum):
@@ -70,19 +76,39 @@ def pretrains_alone(study: Study) -> bool:
     return study.framework == "local" and study.start == "pretrain"
 
 
+def shared_flow(study: Study) -> Flow | None:
+    """What sites share of their features beside weights, in the study's form of exchange. None if they share nothing,
+    as a site alone, who has nobody to share with."""
+    if study.framework not in EXCHANGING or len(study.sites) < 2:
+        return None
+    return _FORMS.get(study.pretrain.exchange)
+
+
+def relays_boxes(study: Study) -> bool:
+    """Whether sites' features go sealed from site to site, so that rounds open with boxes."""
+    return shared_flow(study) in (Flow.FEATURES, Flow.PROTOTYPES)
+
+
+def opens_with_sum(study: Study, stage: int, round_: int) -> bool:
+    """Whether a round opens with the sum of what the sites released in the round before: it trains with it."""
+    plan = schedule(study)[stage]
+    sums = shared_flow(study) is Flow.PROTOTYPE_SUM
+    return sums and plan.kind is StageKind.PRETRAIN and 0 < round_ < plan.rounds
+
+
 def owed(study: Study, stage: int, round_: int, targets: bool = False) -> frozenset[Flow]:
     """The flows that every site must release in a round before it may say that it is done.
 
-    targets: the round opened with all sites asked for their target networks. A site alone has nobody to share
-    features with, and features of the last training round would train nobody.
+    targets: the round opened with all sites asked for their target networks. Features of the last training round would
+    train nobody.
     """
     plan = schedule(study)[stage]
     if round_ == plan.rounds:
         return frozenset()
     flows = {Flow.WEIGHTS}
-    exchanges = study.framework in EXCHANGING and study.pretrain.exchange == "vectors" and len(study.sites) > 1
-    if plan.kind is StageKind.PRETRAIN and exchanges and round_ + 1 < plan.rounds:
-        flows.add(Flow.FEATURES)
+    shared = shared_flow(study)
+    if plan.kind is StageKind.PRETRAIN and shared is not None and round_ + 1 < plan.rounds:
+        flows.add(shared)
     if makes_target(study, stage, round_):
         flows |= {Flow.TARGET} if targets else set()
         flows |= {Flow.DISTANCE} if study.pretrain.distance == "r2" else set()
@@ -118,5 +144,6 @@ def frame_limit(study: Study) -> int:
     f, hidden, features = study.model.filters, study.model.hidden, study.model.features
     heads = 3 * hidden * (80 * f + 2 * features + 8)
     bank = study.pretrain.bank * (4 * features + 1) + 256 * len(study.sites)
-    prototypes = 4 * study.swav.prototypes * features
+    cells = study.pretrain.partitions * study.pretrain.prototypes_per_partition
+    prototypes = 4 * (study.swav.prototypes + cells) * features
     return 8 * (8000 * f * f + heads) + prototypes + bank + (1 << 18)

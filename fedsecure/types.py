@@ -103,6 +103,8 @@ class Flow(StrEnum):
 
     WEIGHTS = "weights"
     FEATURES = "features"
+    PROTOTYPES = "prototypes"
+    PROTOTYPE_SUM = "prototype-sum"
     METRICS = "metrics"
     TARGET = "target"
     DISTANCE = "distance"
@@ -113,6 +115,8 @@ class Update:
     """What training computed from volumes, before any protection. Never leaves a site.
 
     WEIGHTS: one array per tensor, local minus global. FEATURES: "features" [B, d] and "partitions" [B].
+    PROTOTYPES, PROTOTYPE_SUM: "entries" [patients, cells, d], of which the gate makes one sum, sealed for the other
+    sites or to enter the sum over all sites.
     METRICS: "dice" [structures] or "knn_partition_accuracy" [1]. TARGET: one array per tensor of the target network,
     the site's minus the shared one. DISTANCE: "distance" [1], not negative.
     """

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
 
-from keys.encoding import NAME_PATTERN
+from keys.encoding import NAME_PATTERN, prefixed
 from keys.errors import RosterError
 from keys.identity import PublicIdentity
 
@@ -37,6 +38,15 @@ class Roster:
     def sites(self) -> tuple[str, ...]:
         """All names but the coordinator's, sorted."""
         return tuple(sorted(name for name in self.members if name != self.coordinator))
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 over the coordinator's name and every member's name and keys: 32 bytes, the same for all who believe
+        the same of each other."""
+        parts = [self.coordinator.encode()]
+        for name, public in sorted(self.members.items()):
+            parts += [name.encode(), *public.keys, public.quantum]
+        return hashlib.sha256(prefixed(b"fedsecure/members/v1", *parts)).digest()
 
     def __repr__(self) -> str:
         return f"Roster(coordinator={self.coordinator}, sites={len(self.sites)})"

@@ -76,12 +76,20 @@ class Replayed(FaultyPeer):
     """Its number is not above the last one received."""
 
 
+class Incomplete(FaultyPeer):
+    """A packet or a chunk of a frame is missing, or out of its order: the session ends and a new one begins."""
+
+
+class WrongRoster(FaultyPeer):
+    """Acts on another roster: one of the two has not accepted the newest."""
+
+
 class UnexpectedMessage(FaultyPeer):
     """A valid message that this peer may not send, or not here."""
 
 
 class CannotDecrypt(FaultyPeer):
-    """A signed box whose recipient cannot open it."""
+    """A signed box, or a packet of a session, that does not open."""
 
 
 class BelowFloor(FaultyPeer):

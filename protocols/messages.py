@@ -169,11 +169,24 @@ class WeightUpdate(_Wire, frozen=True, tag="weight-update"):
 
 
 class FeatureBank(_Wire, frozen=True, tag="feature-bank"):
-    """Site: momentum features for the other sites, in a box."""
+    """Site: features for the other sites, in a box: vectors or sums, as the study says."""
 
     stage: Count
     round: Count
     box: SealedBox
+
+
+class PrototypeSum(_Wire, frozen=True, tag="prototype-sum"):
+    """Site: a vector that only enters the sum over all sites, which the next round opens with. `vector`: little-endian
+    float32."""
+
+    stage: Count
+    round: Count
+    model_digest: Digest  # of the RoundOpen whose model it was made with
+    vector: bytes
+
+    def __post_init__(self) -> None:
+        _require_floats(self.vector)
 
 
 class MetricReport(_Wire, frozen=True, tag="metric-report"):
@@ -211,7 +224,8 @@ class RoundOpen(_Wire, frozen=True, tag="round-open"):
     """Coordinator: a round begins with this model and with these banks, which follow as BankRelay.
 
     `model`: safetensors, every tensor float32; `model_digest`: SHA-256 of it; `banks` sorted by site; `target`: none,
-    or one where the round has a target network that is not part of the model.
+    or one where the round has a target network that is not part of the model; `prototypes`: the sum of the vectors that
+    the sites sent as PrototypeSum in the round before, little-endian float32, empty where there is none.
     """
 
     stage: Count
@@ -219,10 +233,12 @@ class RoundOpen(_Wire, frozen=True, tag="round-open"):
     model_digest: Digest
     banks: Annotated[tuple[BankRef, ...], Meta(max_length=MAXIMUM_MEMBERS)]
     target: Annotated[tuple[TargetRef, ...], Meta(max_length=1)]
+    prototypes: bytes
     model: bytes
 
     def __post_init__(self) -> None:
         _require_ascending(tuple(bank.site for bank in self.banks))
+        _require_floats(self.prototypes)
         if model_digest(self.model) != self.model_digest:
             raise ValueError("model_digest is the SHA-256 of model")
 
@@ -257,7 +273,7 @@ class BankRelay(_Wire, frozen=True, tag="bank-relay"):
 
 
 Control = Hello | RoundDone | Leave | WantTarget | AskTargets | StudyClosed
-Unmasked = WeightUpdate | FeatureBank | MetricReport | TargetUpdate | DistanceReport
+Unmasked = WeightUpdate | FeatureBank | PrototypeSum | MetricReport | TargetUpdate | DistanceReport
 Release = Unmasked | MaskedInput
 Publish = RoundOpen | BankRelay | TargetModel | SecAggOpen | SumResult
 SiteShare = AdvertiseKeys | ShareKeys | ConsistencyCheck | UnmaskShares | ResultAgreement
@@ -271,7 +287,9 @@ def kind_of(message: Message) -> Kind:
     match message:
         case Hello() | RoundDone() | Leave() | WantTarget() | AskTargets() | StudyClosed():
             return Kind.CONTROL
-        case WeightUpdate() | FeatureBank() | MetricReport() | TargetUpdate() | DistanceReport() | MaskedInput():
+        case WeightUpdate() | FeatureBank() | PrototypeSum() | MetricReport() | TargetUpdate() | DistanceReport():
+            return Kind.RELEASE
+        case MaskedInput():
             return Kind.RELEASE
         case RoundOpen() | BankRelay() | TargetModel() | SecAggOpen() | SumResult():
             return Kind.PUBLISH
@@ -288,7 +306,9 @@ def role_of(message: Message) -> Role:
     match message:
         case Hello() | RoundDone() | Leave() | WantTarget():
             return Role.SITE
-        case WeightUpdate() | FeatureBank() | MetricReport() | TargetUpdate() | DistanceReport() | MaskedInput():
+        case WeightUpdate() | FeatureBank() | PrototypeSum() | MetricReport() | TargetUpdate() | DistanceReport():
+            return Role.SITE
+        case MaskedInput():
             return Role.SITE
         case AdvertiseKeys() | ShareKeys() | ConsistencyCheck() | UnmaskShares() | ResultAgreement():
             return Role.SITE

@@ -22,6 +22,7 @@ from fedsecure.node.wiring import COORDINATOR
 from fedsecure.packing import unpack_arrays, unpack_model
 from fedsecure.plan import Init, Stage, StageKind, pretrains_alone, schedule
 from fedsecure.progress import Measured, RoundEnded, Scored, Step, to_json
+from fedsecure.report import exchange
 from fedsecure.report.results import (
     SIMULATED,
     DiceRow,
@@ -220,12 +221,16 @@ def _targets(run: Path, study: Study) -> Iterator[TargetRow]:
 
 
 def _modelled(run: Path, study: Study, targets: tuple[TargetRow, ...]) -> Iterator[ModelledRow]:
-    """Of FCLOpt: none where there is no target network to model."""
-    if study.framework == "fclopt" and study.start == "pretrain":
+    """Of the two frameworks of the paper, where they were pre-trained; none of what they are compared with."""
+    if study.framework not in ("fcl", "fclopt") or study.start != "pretrain":
+        return
+    schema = schema_of(unpack_model(_pretrained(run, study)))
+    if study.framework == "fcl":
+        up, down = exchange.modelled(study, schema)
+    else:
         asked, corrected = sum(row.asked for row in targets), sum(row.corrected for row in targets)
-        schema = schema_of(unpack_model(_pretrained(run, study)))
         up, down = modelled(study.pretrain, schema, asked, corrected)
-        yield ModelledRow(framework=study.framework, seed=study.seed, up=up, down=down)
+    yield ModelledRow(framework=study.framework, seed=study.seed, up=up, down=down)
 
 
 def _rounds(run: Path, study: Study) -> Iterator[RoundRow]:

@@ -87,15 +87,15 @@ def read_metrics(path: Path) -> Iterator[tuple[float, Progress]]:
 
 
 def _in_memory(folders: dict[str, Path], study: Study, watch: Watch) -> None:
-    hub = MemoryHub((name for name in folders if name != COORDINATOR), frame_limit(study))
+    hub = MemoryHub(frame_limit(study))
     shells: dict[str, Shell] = {}
     for name, folder in folders.items():
         observe = _both(metrics_writer(folder), name, watch)
         trainer = inline_trainer(folder, observe)
         if name == COORDINATOR:
-            shells[name] = build_coordinator(folder, open_own(folder), hub.server(), trainer, observe)
+            shells[name] = build_coordinator(folder, open_own(folder), hub.server, trainer, observe)
         else:
-            shells[name] = build_site(folder, open_own(folder), hub.client(name), trainer, observe)
+            shells[name] = build_site(folder, open_own(folder), hub.client, trainer, observe)
     try:
         alive = set(shells)
         while alive:

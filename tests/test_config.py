@@ -10,7 +10,18 @@ from pydantic import BaseModel
 
 from fedsecure.config import OWN_SETTINGS, Run, Site, Study, dump, load, load_study, parse_study
 from fedsecure.errors import SettingsError
-from fedsecure.plan import Init, StageKind, frame_limit, has_target, makes_target, offered, owed, schedule
+from fedsecure.plan import (
+    Init,
+    StageKind,
+    frame_limit,
+    has_target,
+    makes_target,
+    offered,
+    opens_with_sum,
+    owed,
+    relays_boxes,
+    schedule,
+)
 from fedsecure.seeds import derive_seed
 from fedsecure.types import Flow
 
@@ -85,6 +96,7 @@ OTHER: dict[str, Any] = {
     "data.size": 32, "data.held_out": 0.5, "data.on_error": "exclude", "model.norm": "group",
     "pretrain.batches": "uniform", "pretrain.momentum_start": "reset", "pretrain.denominator": "literal",
     "pretrain.exchange": "none", "pretrain.target": "copy", "pretrain.distance": "r2", "mae.patch": 16,
+    "pretrain.draw": "stratified", "pretrain.remote_only": True, "pretrain.loss": "separable",
     "pretrain.local_negatives": "bank", "pretrain.positives": "view", "finetune.labelled": [3],
     "finetune.modes": ["local"], "data.fold": [0, 5], "data.split_seed": 5, "data.judged": "validation",
     "start": "random", "encoder": "1" * 64,
@@ -183,6 +195,10 @@ def test_the_schedule_pairs_every_start_and_ends_each_stage_with_an_evaluation()
         ({}, {Flow.WEIGHTS, Flow.FEATURES}, set()),
         ({"pretrain": {"exchange": "none"}}, {Flow.WEIGHTS}, set()),
         ({"framework": "fclopt"}, {Flow.WEIGHTS}, set()),
+        ({"pretrain": {"exchange": "prototypes"}}, {Flow.WEIGHTS, Flow.PROTOTYPES}, set()),
+        ({"pretrain": {"exchange": "secagg-prototypes"}}, {Flow.WEIGHTS, Flow.PROTOTYPE_SUM}, set()),
+        ({"framework": "moco", "pretrain": {"exchange": "prototypes"}}, {Flow.WEIGHTS}, set()),
+        ({"sites": SITES[:1], "pretrain": {"exchange": "secagg-prototypes"}}, {Flow.WEIGHTS}, set()),
         ({"framework": "fedca"}, {Flow.WEIGHTS, Flow.FEATURES}, set()),
         ({"framework": "moco"}, {Flow.WEIGHTS}, set()),
         ({"framework": "fclopt", "release_metrics": True}, {Flow.WEIGHTS}, {Flow.METRICS}),
@@ -198,6 +214,21 @@ def test_what_a_round_owes(settings: dict[str, Any], training: set[Flow], evalua
     assert owed(study, 0, last) == set()  # a site may have had nothing to measure
     assert offered(study, 0, last) == offered(study, 1, 0) == evaluation  # a local stage has no training round
     assert owed(study, len(schedule(study)) - 1, 0) == {Flow.WEIGHTS}
+
+
+@pytest.mark.parametrize(("exchange", "boxes"), [("vectors", True), ("prototypes", True), ("secagg-prototypes", False)])
+def test_what_a_round_opens_with(exchange: str, boxes: bool) -> None:
+    """Boxes or the sum, in every training round of pre-training but the first, and in no other."""
+    study = parse_study({"sites": SITES, "pretrain": {"rounds": 3, "exchange": exchange}})
+    assert relays_boxes(study) is boxes
+    with_sum = [(stage, r) for stage in (0, 3, 4) for r in range(4) if opens_with_sum(study, stage, r)]
+    assert with_sum == ([] if boxes else [(0, 1), (0, 2)])
+
+
+@pytest.mark.parametrize("exchange", ["prototypes", "secagg-prototypes"])
+def test_fedca_which_knows_no_partition_exchanges_no_prototypes(exchange: str) -> None:
+    with pytest.raises(SettingsError, match='which framework = "fedca" does not look at'):
+        parse_study({"framework": "fedca", "pretrain": {"exchange": exchange}})
 
 
 def test_pre_training_alone_is_one_evaluation_and_owes_nothing() -> None:
@@ -223,6 +254,8 @@ def test_no_frame_of_a_study_is_over_its_limit_and_the_limit_is_near(framework: 
     }
     sizes = [len(pack_model(initial_model(study, stage, encoder))) for stage in (0, 1)]
     bank = study.pretrain.bank * (4 * study.model.features + 1)
+    cells = study.pretrain.partitions * study.pretrain.prototypes_per_partition
+    sizes[0] += 4 * cells * study.model.features  # of what the round before summed
     assert max(*sizes, bank) + 1000 + 200 * len(SITES) < frame_limit(study) < 6 * max(sizes) + (1 << 20)
 
 

@@ -26,6 +26,7 @@ from protocols.messages import (
     FeatureBank,
     Hello,
     MetricReport,
+    PrototypeSum,
     RoundOpen,
     StudyClosed,
     TargetUpdate,
@@ -111,6 +112,83 @@ def test_features_arrive_sealed_for_the_other_site_alone(make: Make) -> None:
     bank = unpack_bank(raw, width=8, most=1024, partitions=4)
     assert np.array_equal(bank.features, features().arrays["features"])
     assert [wrap.recipient for wrap in message.box.wraps] == ["b"]  # no key for the coordinator
+
+
+PROTOTYPES = {
+    "sites": [{"name": "a", "weight": 3}, {"name": "b", "weight": 1}],
+    "pretrain": {"rounds": 3, "exchange": "prototypes", "prototypes_per_partition": 1, "prototype_clip": 2.0},
+}
+SUMS = {**PROTOTYPES, "pretrain": {**PROTOTYPES["pretrain"], "exchange": "secagg-prototypes"}}  # type: ignore[dict-item]
+CELLS = (TensorSpec("prototypes", (4, 8)),)
+
+
+def entries(patients: int = 3, flow: Flow = Flow.PROTOTYPES, **changes: Any) -> Update:
+    arrays = {"entries": np.random.default_rng(0).standard_normal((patients, 4, 8)).astype(np.float32)}
+    return Update(flow, {**arrays, **changes})
+
+
+def clipped(update: Update) -> Any:
+    """What must leave: every patient scaled down to norm 2, then their sum."""
+    flat = update.arrays["entries"].astype(np.float64).reshape(len(update.arrays["entries"]), -1)
+    norms = np.linalg.norm(flat, axis=1, keepdims=True)
+    return (flat * np.minimum(1, 2 / norms)).sum(0).astype(np.float32).reshape(4, 8)
+
+
+def test_prototypes_leave_as_one_clipped_sum_sealed_for_the_other_site_alone(make: Make) -> None:
+    bench = make(**PROTOTYPES)
+    bench.gate.release(entries(), CONTEXT)
+    message = bench.opened()
+    assert isinstance(message, FeatureBank)
+    assert [wrap.recipient for wrap in message.box.wraps] == ["b"]
+    context = BoxContext(bench.study.digest(), 0, 1, "a")
+    raw = open_box(message.box, context, identity=bench.identities["b"], me="b", roster=bench.roster)
+    np.testing.assert_allclose(unpack_vector(raw, CELLS)["prototypes"], clipped(entries()), rtol=1e-6)
+    assert [row.flow for row in bench.store.sent()] == ["prototypes"]
+
+
+def test_prototypes_for_the_sum_of_all_sites_leave_as_a_flat_vector(make: Make) -> None:
+    bench = make(**SUMS)
+    bench.gate.release(entries(flow=Flow.PROTOTYPE_SUM), CONTEXT)
+    message = bench.opened()
+    assert isinstance(message, PrototypeSum)
+    assert (message.stage, message.round, message.model_digest) == (0, 1, CONTEXT.model_digest)
+    np.testing.assert_allclose(unpack_vector(message.vector, CELLS)["prototypes"], clipped(entries()), rtol=1e-6)
+    assert [row.flow for row in bench.store.sent()] == ["prototype-sum"]
+
+
+def test_a_site_with_one_patient_lets_out_what_that_patient_adds(make: Make) -> None:
+    """Nothing hides it in a sum of one: it is clipped, and accounted as everything else without noise is."""
+    bench = make(**SUMS)
+    bench.gate.release(entries(1, Flow.PROTOTYPE_SUM), CONTEXT)
+    sent = unpack_vector(bench.opened().vector, CELLS)["prototypes"]
+    assert np.linalg.norm(sent) == pytest.approx(2.0, rel=1e-6)
+    assert [row.event for row in bench.store.sent()] == [NON_PRIVATE]
+
+
+@pytest.mark.parametrize(
+    ("settings", "update", "context", "rule"),
+    [
+        ({}, entries(), CONTEXT, "has no site share them"),
+        (SUMS, entries(), CONTEXT, "has no site share them"),
+        (PROTOTYPES, entries(flow=Flow.PROTOTYPE_SUM), CONTEXT, "has no site share them"),
+        (PROTOTYPES, entries(), CONTEXT._replace(round=2), "has no site share them"),  # the last training round
+        (PROTOTYPES, entries(), CONTEXT._replace(stage=3, round=0), "has no site share them"),
+        (PROTOTYPES, entries(4), CONTEXT, "more patients than the study declares"),
+        (PROTOTYPES, entries(entries=np.zeros((3, 5, 8), np.float32)), CONTEXT, "not one array"),
+        (PROTOTYPES, entries(entries=np.zeros((4, 8), np.float32)), CONTEXT, "not one array"),
+        (PROTOTYPES, entries(entries=np.zeros((3, 4, 8))), CONTEXT, "finite float32"),
+        (PROTOTYPES, entries(entries=np.full((3, 4, 8), np.nan, np.float32)), CONTEXT, "finite float32"),
+        (PROTOTYPES, entries(counts=np.zeros(4, np.float32)), CONTEXT, "not one array"),
+    ],
+)
+def test_entries_that_are_not_the_studys_are_refused_and_nothing_leaves(
+    make: Make, settings: dict[str, Any], update: Update, context: RoundContext, rule: str
+) -> None:
+    bench = make(**settings)
+    with pytest.raises(GateRefused, match=rule):
+        bench.gate.release(update, context)
+    assert bench.frames == []
+    assert list(bench.store.sent()) == []
 
 
 def test_metrics_leave_only_where_the_study_says_so(make: Make) -> None:
@@ -298,7 +376,7 @@ def test_a_site_cannot_publish_what_a_coordinator_would(make: Make) -> None:
     from protocols.errors import ProtocolError
 
     bench = make()
-    bench.gate.publish("coordinator", RoundOpen(0, 0, _sha(b""), (), (), b""), 0, 0)
+    bench.gate.publish("coordinator", RoundOpen(0, 0, _sha(b""), (), (), b"", b""), 0, 0)
     with pytest.raises(ProtocolError):
         bench.opened()
     with pytest.raises(GateRefused):

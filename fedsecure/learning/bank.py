@@ -1,4 +1,4 @@
-"""Feature banks: a site's own momentum features, and the draw Q' from all sites' (docs/method.md 2.3).
+"""Feature banks: a site's own momentum features, and two ways to draw Q' from all sites' (docs/method.md 2.3).
 
 A bank here is torch on the training device; `types.Bank` is its form at the site's edge.
 """
@@ -44,15 +44,34 @@ def enqueue(queue: Features, new: Features, capacity: int) -> Features:
     return Features(both.vectors[-capacity:], both.partitions[-capacity:])
 
 
-def draw(pool: Features, count: int, generator: torch.Generator) -> Features:
-    """Q' = {Q_i : i ~ U(|Q|, K)}: `count` features, each as likely as any other, none twice.
+def take(pool: Features, rows: Tensor) -> Features:
+    return Features(pool.vectors[rows], pool.partitions[rows])
+
+
+def uniform(pool: Features, count: int, generator: torch.Generator) -> Tensor:
+    """Q' = {Q_i : i ~ U(|Q|, K)}: rows of `count` features, each as likely as any other, none twice.
 
     A pool of fewer is taken whole: repeating its members would only change their weight.
     """
+    device = pool.vectors.device
     if len(pool) <= count:
-        return pool
-    rows = torch.randperm(len(pool), generator=generator, device=pool.vectors.device)[:count]
-    return Features(pool.vectors[rows], pool.partitions[rows])
+        return torch.arange(len(pool), device=device)
+    return torch.randperm(len(pool), generator=generator, device=device)[:count]
+
+
+def stratified(pool: Features, count: int, partitions: int, generator: torch.Generator) -> Tensor:
+    """Rows of K/S features of every partition, within it as `uniform`; where S does not divide K, partitions drawn anew
+    each time give one more. A partition of fewer gives all it has, one that nobody has gives none, and no other makes
+    up for it: the ratio of positives to negatives stays what the others have."""
+    device = pool.vectors.device
+    share, over = divmod(count, partitions)
+    more = set(torch.randperm(partitions, generator=generator, device=device)[:over].tolist())
+    rows = []
+    for p in range(partitions):
+        members = (pool.partitions == p).nonzero()[:, 0]
+        order = torch.randperm(len(members), generator=generator, device=device)
+        rows.append(members[order[: share + (p in more)]])
+    return torch.cat(rows)
 
 
 def remote(banks: Mapping[str, Bank], width: int, partitions: int, device: str) -> Features:

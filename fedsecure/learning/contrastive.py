@@ -6,8 +6,10 @@
     L_remote = l(q, Lambda(q), Q')  Lambda(q) = {p in Q' : partition(p) = partition(q)}: global structural matching
     L_q      = L_remote + L_local
 
-By default L_local's negatives are not Q' but the batch's keys, see `fcl_loss`; "bank" is as printed.
+By default L_local's negatives are not Q' but the batch's keys, see `fcl_terms`; "bank" is as printed.
 All vectors are L2-normalised, so a dot product is a cosine. Only q carries a gradient.
+
+The separable form (docs/method.md 2.6) is the same with `own`: of the batch, a query then sees its own patient alone.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ def info_nce(
     return (terms * is_positive).sum(1) / counts
 
 
-def fcl_loss(
+def fcl_terms(
     q: Tensor,
     partitions: Tensor,
     local: Features,
@@ -55,10 +57,15 @@ def fcl_loss(
     temperature: float,
     denominator: Denominator,
     local_negatives: LocalNegatives,
+    matchable: Tensor | None = None,
+    own: Tensor | None = None,
 ) -> Tensor:
-    """Mean over the batch of L_q = L_local + L_remote.
+    """L_q = L_local + L_remote of each query: [N].
 
-    q: [N, d] with partitions [N]; local: momentum features of the batch, from which P(q) is taken; drawn: Q'.
+    q: [N, d] with partitions [N]; local: momentum features of the batch [M], from which P(q) is taken; drawn: Q' [K].
+    matchable [K]: which of Q' Lambda(q) may hold, by default all; the others are no positives, and negatives as ever.
+    own [N, M]: which of the batch a query may look at, as positive or negative; by default all. With the same
+    patient's alone, and Q' of what was released, L_q depends on no other patient of the site.
 
     As printed, the sum over Q' also runs over Lambda(q) ("literal"). The paper's figure draws only other partitions as
     negatives; that is "exclude_same_partition".
@@ -69,9 +76,10 @@ def fcl_loss(
     """
     is_local = partitions[:, None] == local.partitions[None, :]
     is_matching = partitions[:, None] == drawn.partitions[None, :]
+    own = torch.ones_like(is_local) if own is None else own
+    matched = is_matching if matchable is None else is_matching & matchable
 
-    def loss(positives: Features, is_positive: Tensor, rest: Features, is_same: Tensor) -> Tensor:
-        is_negative = torch.ones_like(is_same) if denominator == "literal" else ~is_same
+    def loss(positives: Features, is_positive: Tensor, rest: Features, is_negative: Tensor) -> Tensor:
         return info_nce(
             q,
             positives.vectors,
@@ -81,5 +89,8 @@ def fcl_loss(
             temperature=temperature,
         )
 
-    rest, is_same = (local, is_local) if local_negatives == "batch" else (drawn, is_matching)
-    return (loss(local, is_local, rest, is_same) + loss(drawn, is_matching, drawn, is_matching)).mean()
+    literal = denominator == "literal"
+    in_drawn = torch.ones_like(is_matching) if literal else ~is_matching
+    in_batch = own if literal else own & ~is_local
+    rest, is_negative = (local, in_batch) if local_negatives == "batch" else (drawn, in_drawn)
+    return loss(local, is_local & own, rest, is_negative) + loss(drawn, matched, drawn, in_drawn)

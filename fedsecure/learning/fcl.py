@@ -4,9 +4,13 @@ Decided where the paper leaves it open:
 - Both views are queries, and the momentum features of both views are the batch's keys: P(q) holds the keys of q's
   partition, of every patient in the batch. Both are enqueued after the step, so Q' never holds the current batch.
 - The momentum encoder starts a round as `momentum_start` says; in round 1 it is the global model.
-- Round 1 has no remote features: Q is the local bank. The very first step has no bank at all, and no L_remote.
-- The negatives of L_local are the batch's keys, not Q' (`local_negatives`; contrastive.fcl_loss says why).
+- Round 1 has no remote features: Q is the local bank. The very first step has no bank at all, and no L_remote. A site
+  alone, and one that nothing came to in a round, stays in that state.
+- The negatives of L_local are the batch's keys, not Q' (`local_negatives`; contrastive.fcl_terms says why).
 - With `exchange = "none"`, Q is the local bank in every round; nothing else differs.
+- Prototypes (prototypes.py) are members of Q like vectors: drawn into Q', and into Lambda(q), by their partition.
+- With `loss = "separable"`, Q is what came from outside alone, not the site's own bank: its newest features are of
+  patients whom the query is not of, and were not released. Without remote features L_local is all there is.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from torch.nn import functional as F
 from fedsecure.config import Study
 from fedsecure.learning import bank
 from fedsecure.learning.bank import Features
-from fedsecure.learning.contrastive import fcl_loss
+from fedsecure.learning.contrastive import fcl_terms
 from fedsecure.learning.job import Job
 from fedsecure.learning.method import weights
 from fedsecure.learning.model import Branch, load_tensors
@@ -45,28 +49,44 @@ class FclTraining:
         self.network = self.build(study).to(device)
         load_tensors(self.network, job.model)
         self._momentum = MomentumKeys(job, device)
-        heard = job.banks if self._settings.exchange == "vectors" else {}
+        heard = job.banks if self._settings.exchange != "none" else {}
         self._remote = bank.remote(heard, study.model.features, study.pretrain.partitions, device)
 
     def loss(self, batch: Batch) -> torch.Tensor:
-        """Mean L_q of the batch, for `backward`; `finish` takes the step's keys into the bank."""
+        """Mean L_q of the batch, for `backward`; `finish` takes the step's keys into the bank.
+
+        The separable form divides by the study's batch, not by what the batch holds: a constant.
+        """
         images = torch.from_numpy(batch.images).to(self._device)
         partitions = torch.from_numpy(batch.partitions.astype(np.int64)).to(self._device).repeat(2)
         views = torch.cat(two_views(images, self._generator))  # [2N, 1, H, W]
         # Before the main pass: its freed activations are memory the other one takes up warm.
         self._keys = Features(self._momentum.of(views), partitions)
         q = F.normalize(self.network(views), dim=1)
-        pool = bank.join(self._momentum.queue, self._remote)
-        drawn = bank.draw(pool, self._settings.negatives, self._generator)
-        return fcl_loss(
+        settings, separable = self._settings, self._settings.loss == "separable"
+        subjects = torch.from_numpy(batch.subjects).to(self._device).repeat(2)
+        local = bank.empty(q.shape[1], self._device) if separable else self._momentum.queue
+        pool = bank.join(local, self._remote)
+        rows = self._rows(pool)
+        terms = fcl_terms(
             q,
             partitions,
             self._keys,
-            drawn,
-            temperature=self._settings.temperature,
-            denominator=self._settings.denominator,
-            local_negatives=self._settings.local_negatives,
+            bank.take(pool, rows),
+            temperature=settings.temperature,
+            denominator=settings.denominator,
+            local_negatives=settings.local_negatives,
+            matchable=rows >= len(local) if settings.remote_only else None,
+            own=subjects[:, None] == subjects[None, :] if separable else None,
         )
+        return terms.sum() / (2 * settings.batch) if separable else terms.mean()
+
+    def _rows(self, pool: Features) -> torch.Tensor:
+        """Q', as rows of Q."""
+        settings = self._settings
+        if settings.draw == "stratified":
+            return bank.stratified(pool, settings.negatives, settings.partitions, self._generator)
+        return bank.uniform(pool, settings.negatives, self._generator)
 
     def finish(self) -> None:
         self._momentum.advance(self.network, self._keys)
@@ -79,9 +99,9 @@ class FclTraining:
         return self._momentum.state()
 
     def updates(self) -> tuple[Update, ...]:
-        """WEIGHTS and, with exchange, FEATURES: the bank."""
+        """WEIGHTS and, where vectors are exchanged, FEATURES: the bank."""
         own = weights(self.network, self._released)
-        if self._settings.exchange == "none":
+        if self._settings.exchange != "vectors":
             return (own,)
         shared = self.bank()
         return own, Update(Flow.FEATURES, {"features": shared.features, "partitions": shared.partitions})

@@ -25,7 +25,9 @@ class Job:
     stage_index: int
     round: int
     model: Tensors  # the released global model of this round; to train FCLOpt, with the target network it opens with
-    banks: Mapping[str, Bank]  # other sites' features of the round before, where the method exchanges any
+    # Other sites' features of the round before, or their prototypes, where the method exchanges any; with one sum over
+    # all sites, that of `prototypes.FEDERATION`
+    banks: Mapping[str, Bank]
     # The site's private state after the round before. Empty in a stage's first round, but for the encoder ("encoder.*")
     # of a site that pre-trained alone, in the first round of a stage that starts from it.
     state: State

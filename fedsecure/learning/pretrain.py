@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from fedsecure.config import Framework, PretrainSettings, Study
+from fedsecure.learning import entries
 from fedsecure.learning.baselines.byol import ByolTraining
 from fedsecure.learning.baselines.fedca import FedcaTraining
 from fedsecure.learning.baselines.fedema import FedemaTraining
@@ -32,7 +33,7 @@ from fedsecure.learning.model import Branch, load_tensors, pooled, tensors_of
 from fedsecure.learning.parts import ENCODER, PROJECTOR, encoder_of
 from fedsecure.learning.probe import ProbeResult, partition_probe
 from fedsecure.learning.slices import SliceIndex
-from fedsecure.plan import pretrains_alone
+from fedsecure.plan import owed, pretrains_alone
 from fedsecure.progress import Measured, Observe, Step
 from fedsecure.seeds import derive_seed
 from fedsecure.types import Cohort, Flow, State, Tensors, Update
@@ -66,7 +67,8 @@ def learning_rate(settings: PretrainSettings, round_: int, step: int) -> float:
 
 
 def train_round(job: Job, cohort: Cohort, device: str, observe: Observe) -> JobResult:
-    """Local training of one round. Updates: WEIGHTS (local minus global), and what else the method's `updates` says.
+    """Local training of one round. Updates: WEIGHTS (local minus global), what else the method's `updates` says and,
+    where the round owes them, patients' entries for prototypes.
 
     A pure function of its arguments.
     """
@@ -76,7 +78,9 @@ def train_round(job: Job, cohort: Cohort, device: str, observe: Observe) -> JobR
         observe(Step(stage=job.stage_index, round=job.round, done=done, total=total, loss=loss))
 
     method = _trained(job, cohort, device, tell)
-    return JobResult(method.updates(), method.state())
+    summed = {Flow.PROTOTYPES, Flow.PROTOTYPE_SUM} & owed(job.study, job.stage_index, job.round)
+    shared = tuple(entries.update(job, cohort, device, flow) for flow in summed)
+    return JobResult((*method.updates(), *shared), method.state())
 
 
 def train_alone(job: Job, cohort: Cohort, device: str, observe: Observe) -> Tensors:

@@ -2,6 +2,7 @@
 
     models/<stage>-<round>.safetensors       the model that a round begins with
     targets/<stage>-<round>.safetensors      its target network, where that is no part of the model
+    prototypes/<stage>-<round>.f32           the sum it begins with, of what sites released for one in the round before
     updates/<stage>-<round>/<site>.<flow>    what the sites released in it
 
 A pure function of these files and the study, so that what a kill interrupted comes out the same.
@@ -13,12 +14,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from fedsecure.config import Study
-from fedsecure.learning import target
+from fedsecure.learning import prototypes, target
 from fedsecure.learning.distance import bound, too_far
 from fedsecure.learning.fedavg import average
 from fedsecure.node.store import Store
-from fedsecure.packing import LARGEST, Malformed, pack_model, unpack_model, unpack_vector
-from fedsecure.plan import makes_target
+from fedsecure.packing import LARGEST, Malformed, pack_model, pack_vector, unpack_model, unpack_vector
+from fedsecure.plan import makes_target, opens_with_sum
 from fedsecure.types import Flow, Schema, Tensors, TensorSpec, schema_of
 
 Refuse = Callable[[str, str], None]  # who sent what cannot be used, and why
@@ -41,6 +42,10 @@ def model_file(stage: int, round_: int) -> str:
 
 def target_file(stage: int, round_: int) -> str:
     return f"targets/{stage}-{round_}.safetensors"
+
+
+def sum_file(stage: int, round_: int) -> str:
+    return f"prototypes/{stage}-{round_}.f32"
 
 
 def update_file(stage: int, round_: int, site: str, flow: Flow) -> str:
@@ -72,6 +77,18 @@ class Averaging:
         distance = target.relative_distance(true, predicted)
         corrected = too_far(self._study.pretrain, distance)
         return Averaged(pack_model(end), pack_model(true if corrected else predicted), distance, corrected)
+
+    def prototypes(self) -> bytes:
+        """The sum of the sites' prototypes over the sites of the weights, packed. A vector that cannot be used is
+        refused and left out. Empty where the next round opens with none."""
+        if not opens_with_sum(self._study, self._stage, self._round + 1):
+            return b""
+        sites = tuple(site for site, _, _ in self._deltas)
+        usable = self._usable(sites, Flow.PROTOTYPE_SUM, prototypes.schema(self._study))
+        if not usable:
+            return b""
+        whole = prototypes.total([(site, vector[prototypes.NAME]) for site, _, vector in usable])
+        return pack_vector({prototypes.NAME: whole})
 
     def bound(self) -> float:
         """R2's bound from the sites' scores. A score that cannot be used counts as the largest there is: all send."""

@@ -53,7 +53,7 @@ from fedsecure.node.events import (
     TrainFailed,
     Veto,
 )
-from fedsecure.plan import offered, owed, schedule
+from fedsecure.plan import offered, owed, relays_boxes, schedule, shared_flow
 from fedsecure.types import Flow
 from protocols.messages import (
     DistanceReport,
@@ -62,6 +62,7 @@ from protocols.messages import (
     Leave,
     LeaveReason,
     MetricReport,
+    PrototypeSum,
     RoundDone,
     TargetUpdate,
     Unmasked,
@@ -105,10 +106,11 @@ def _at(state: CoordinatorState, phase: Phase, stage: int, round_: int) -> bool:
 
 def _shared(study: Study, state: CoordinatorState) -> tuple[str, ...]:
     """Whose banks go out with the next round; none with the evaluation round, which trains nothing."""
-    if state.round + 1 == schedule(study)[state.stage].rounds:
+    if state.round + 1 == schedule(study)[state.stage].rounds or not relays_boxes(study):
         return ()
+    boxed = shared_flow(study)
     vetoed = {site for site, reason in state.left.items() if reason is LeaveReason.VETOED}
-    return tuple(sorted(site for site, flow in state.received if flow is Flow.FEATURES and site not in vetoed))
+    return tuple(sorted(site for site, flow in state.received if flow is boxed and site not in vetoed))
 
 
 def _restarted(state: CoordinatorState) -> Outcome:
@@ -142,7 +144,7 @@ def _frame(study: Study, state: CoordinatorState, sender: str, message: object) 
     match message:
         case Hello():
             return _hello(state, sender, message)
-        case WeightUpdate() | FeatureBank() | MetricReport() | TargetUpdate() | DistanceReport():
+        case WeightUpdate() | FeatureBank() | PrototypeSum() | MetricReport() | TargetUpdate() | DistanceReport():
             return _release(study, state, sender, message)
         case WantTarget(stage, round_):
             return supply(state, sender, (stage, round_))
@@ -203,7 +205,7 @@ def _open_for(state: CoordinatorState, site: str) -> Outcome:
 
 
 def _release(study: Study, state: CoordinatorState, sender: str, message: Unmasked) -> Outcome:
-    flow = _FLOWS[type(message)]
+    flow = _flow(study, message)
     of, current = (message.stage, message.round), (state.stage, state.round)
     if of < current or (of == current and ((sender, flow) in state.received or not _takes(state, sender, flow))):
         return state, ()  # late or repeated, harmless
@@ -211,7 +213,7 @@ def _release(study: Study, state: CoordinatorState, sender: str, message: Unmask
         return state, (Refuse(sender, "release for a round that is not open"),)
     if flow not in offered(study, *current, state.asked):
         return state, (Refuse(sender, "release of a flow that this round does not take"),)
-    if isinstance(message, WeightUpdate) and message.model_digest != state.model_digest:
+    if isinstance(message, WeightUpdate | PrototypeSum) and message.model_digest != state.model_digest:
         return state, (Refuse(sender, "update was trained from another model than the round's"),)
     if isinstance(message, TargetUpdate) and message.target_digest != state.target_digest:
         return state, (Refuse(sender, "target was trained from another target network than the round's"),)
@@ -220,9 +222,17 @@ def _release(study: Study, state: CoordinatorState, sender: str, message: Unmask
     return following, (KeepIncoming(sender, message), *effects)
 
 
+def _flow(study: Study, message: Unmasked) -> Flow:
+    """What a box holds only the study says."""
+    if isinstance(message, FeatureBank) and shared_flow(study) is Flow.PROTOTYPES:
+        return Flow.PROTOTYPES
+    return _FLOWS[type(message)]
+
+
 _FLOWS: Final[Mapping[type, Flow]] = {
     WeightUpdate: Flow.WEIGHTS,
     FeatureBank: Flow.FEATURES,
+    PrototypeSum: Flow.PROTOTYPE_SUM,
     MetricReport: Flow.METRICS,
     TargetUpdate: Flow.TARGET,
     DistanceReport: Flow.DISTANCE,

@@ -9,7 +9,7 @@ import msgspec
 from fedsecure.learning.distance import extrapolated
 from fedsecure.learning.parts import encoder_of
 from fedsecure.learning.target import copied
-from fedsecure.node.averaging import Averaging, model_file, target_file, update_file
+from fedsecure.node.averaging import Averaging, model_file, sum_file, target_file, update_file
 from fedsecure.node.coordinator import step
 from fedsecure.node.coordinator_state import CoordinatorState, Phase, begin
 from fedsecure.node.events import (
@@ -48,6 +48,7 @@ from protocols.messages import (
     FeatureBank,
     Kind,
     MetricReport,
+    PrototypeSum,
     RoundOpen,
     SealedBox,
     StudyClosed,
@@ -75,6 +76,9 @@ class CoordinatorShell(Shell):
 
     def _receive(self, timeout: float) -> list[tuple[str, bytes]]:
         return self._transport.poll(timeout)
+
+    def _channel(self) -> ServerTransport:
+        return self._transport
 
     def _admit(self, opened: Opened) -> None:
         """A box is checked before it is relayed: what does not hold is then its maker's fault and nobody else's."""
@@ -138,6 +142,8 @@ class CoordinatorShell(Shell):
         match message:
             case WeightUpdate(stage=stage, round=round_, vector=vector):
                 self._store.write(update_file(stage, round_, sender, Flow.WEIGHTS), vector)
+            case PrototypeSum(stage=stage, round=round_, vector=vector):
+                self._store.write(update_file(stage, round_, sender, Flow.PROTOTYPE_SUM), vector)
             case TargetUpdate(stage=stage, round=round_, vector=vector):
                 self._store.write(update_file(stage, round_, sender, Flow.TARGET), vector)
             case DistanceReport(stage=stage, round=round_, distance=distance):
@@ -149,7 +155,8 @@ class CoordinatorShell(Shell):
 
     def _aggregate(self, effect: Aggregate) -> None:
         stage, round_ = effect.stage, effect.round
-        ended = Averaging(self._store, self._study, stage, round_, effect.sites, self._refused).finish(effect.targets)
+        averaging = Averaging(self._store, self._study, stage, round_, effect.sites, self._refused)
+        ended = averaging.finish(effect.targets)
         if ended is None:
             self._events.append(TrainFailed("no site sent a usable update in this round"))
             return
@@ -159,6 +166,8 @@ class CoordinatorShell(Shell):
             self._store.write(ENCODER, pack_model(encoder_of(unpack_model(ended.model))))
         if ended.target:
             self._store.write(target_file(stage, round_ + 1), ended.target)
+        if summed := averaging.prototypes():
+            self._store.write(sum_file(stage, round_ + 1), summed)
         if makes_target(self._study, stage, round_):
             self._tell_distance(effect, ended.distance, ended.corrected)
         self._events.append(
@@ -185,6 +194,7 @@ class CoordinatorShell(Shell):
         """What the rounds before an open one needed; called when the state that opened it is on disk."""
         self._store.forget(f"models/{stage}-*.safetensors", keep=(model_file(stage, round_),))
         self._store.forget("targets/*", keep=(target_file(stage, round_ - 1), target_file(stage, round_)))
+        self._store.forget("prototypes/*", keep=(sum_file(stage, round_),))
         self._store.forget("updates/*/*", keep=(f"updates/{stage}-{round_}/*",))
         self._store.forget("banks/*/*", keep=(f"banks/{stage}-{round_ - 1}/*", f"banks/{stage}-{round_}/*"))
 
@@ -197,7 +207,9 @@ class CoordinatorShell(Shell):
         if has_target(self._study, stage, round_):
             digest = model_digest(self._store.read(target_file(stage, round_)))
             target = (TargetRef(digest, effect.follows, effect.asked),)
-        self._gate.publish(site, RoundOpen(stage, round_, model_digest(model), refs, target, model), stage, round_)
+        summed = self._store.read(sum_file(stage, round_)) if self._store.has(sum_file(stage, round_)) else b""
+        opening = RoundOpen(stage, round_, model_digest(model), refs, target, summed, model)
+        self._gate.publish(site, opening, stage, round_)
         for other, box in boxes.items():
             self._gate.publish(site, BankRelay(stage, round_ - 1, other, box), stage, round_)
         if effect.follows:

@@ -25,6 +25,7 @@ from keys.identity import Identity
 from keys.roster import Roster
 from protocols.envelope import Opened, ReplayGuard, open_frame
 from protocols.errors import ProtocolError
+from protocols.transport.base import ClientTransport, ServerTransport
 
 
 class Shell(ABC):
@@ -65,6 +66,8 @@ class Shell(ABC):
         """One turn of the loop, waiting at most `timeout` seconds for a frame. False when the node has stopped."""
         for peer, frame in self._receive(timeout):
             self._open(peer, frame)
+        for refusal in self._channel().refusals():
+            self._refused(refusal.peer, refusal.rule)
         for answer in self._trainer.poll():
             self._answer(answer)
         self._events.append(Tick(self._clock()))
@@ -85,6 +88,10 @@ class Shell(ABC):
     @abstractmethod
     def _receive(self, timeout: float) -> list[tuple[str, bytes]]:
         """(authenticated peer, frame), in order."""
+
+    @abstractmethod
+    def _channel(self) -> ServerTransport | ClientTransport:
+        """This node's end of the wire."""
 
     @abstractmethod
     def _step(self, event: Event) -> tuple[Effect, ...]:

@@ -42,7 +42,7 @@ from fedsecure.node.events import (
     TrainFailed,
     Veto,
 )
-from fedsecure.plan import has_target, schedule
+from fedsecure.plan import has_target, opens_with_sum, relays_boxes, schedule
 from protocols.box import box_digest
 from protocols.messages import AskTargets, BankRelay, RoundOpen, StudyClosed, TargetModel
 
@@ -138,6 +138,10 @@ def _open(study: Study, state: SiteState, sender: str, message: RoundOpen) -> Ou
         return state, (SayWantTarget(*asked),) if lost else ()
     if bool(message.target) != has_target(study, *asked):
         return state, (Refuse(sender, "announces a target network where the study has none, or none where it has one"),)
+    if message.banks and not relays_boxes(study):
+        return state, (Refuse(sender, "a bank is announced in a study that exchanges none"),)
+    if message.prototypes and not opens_with_sum(study, *asked):
+        return state, (Refuse(sender, "a sum of prototypes comes with a round that has none"),)
     others = {member.name for member in study.sites}
     missing = {ref.site: ref.digest for ref in message.banks}
     if not missing.keys() <= others:

@@ -8,6 +8,7 @@ import msgspec
 
 from fedsecure.egress import RoundContext
 from fedsecure.errors import GateRefused
+from fedsecure.learning import prototypes
 from fedsecure.node.events import (
     CancelTraining,
     Effect,
@@ -29,8 +30,8 @@ from fedsecure.node.shell import Shell
 from fedsecure.node.site import SiteState, step
 from fedsecure.node.site_target import find_target, keep_model, keep_target
 from fedsecure.node.trainer import Answer, Trained, TrainOrder
-from fedsecure.node.workbench import MODEL, TARGET
-from fedsecure.packing import Malformed, unpack_arrays, unpack_bank, unpack_model
+from fedsecure.node.workbench import MODEL, SUM, TARGET, unpack_shared
+from fedsecure.packing import Malformed, unpack_arrays, unpack_model
 from fedsecure.plan import has_target, offered, owed
 from fedsecure.progress import Refused
 from fedsecure.types import Flow, Update, schema_of
@@ -72,6 +73,9 @@ class SiteShell(Shell):
 
     def _receive(self, timeout: float) -> list[tuple[str, bytes]]:
         return [(self._roster.coordinator, frame) for frame in self._transport.poll(timeout)]
+
+    def _channel(self) -> ClientTransport:
+        return self._transport
 
     def _admit(self, opened: Opened) -> None:
         """Nothing more: a relayed box is checked when it is opened, and only against its announcement before."""
@@ -123,7 +127,10 @@ class SiteShell(Shell):
             case RoundOpen():
                 self._boxes.clear()
                 self._store.forget(HELD)
+                self._store.forget(SUM)
                 keep_model(self._store, message)
+                if message.prototypes:
+                    self._store.write(SUM, message.prototypes)
             case BankRelay(site=site, box=box):
                 self._boxes[site] = box
             case TargetModel(target=target):
@@ -133,9 +140,16 @@ class SiteShell(Shell):
         self._gate.control(self._roster.coordinator, message, *self._position())
 
     def _train(self, stage: int, round_: int, announced: tuple[str, ...]) -> None:
-        """Open the sealed banks; one that does not open is its sender's fault and is left out, with a note."""
+        """Open the sealed banks; one that does not open is its sender's fault and is left out, with a note. So is a sum
+        of prototypes that does not fit the study, which is the coordinator's."""
         self._round_starts(stage, round_)
         opened = []
+        if self._store.has(SUM):
+            try:
+                unpack_shared(self._study, prototypes.FEDERATION, self._store.read(SUM))
+                opened.append(prototypes.FEDERATION)
+            except Malformed as error:
+                self._refused(self._roster.coordinator, str(error))
         for site in announced:
             try:
                 raw = self._open_bank(site, stage, round_ - 1)
@@ -150,8 +164,7 @@ class SiteShell(Shell):
     def _open_bank(self, site: str, stage: int, round_: int) -> bytes:
         context = BoxContext(self._study.digest(), stage, round_, site)
         raw = open_box(self._boxes[site], context, identity=self._identity, me=self.name, roster=self._roster)
-        settings = self._study.pretrain
-        unpack_bank(raw, self._study.model.features, settings.bank, settings.partitions)
+        unpack_shared(self._study, site, raw)
         return raw
 
     def _release(self, stage: int, round_: int, targets: bool) -> None:
@@ -166,6 +179,7 @@ class SiteShell(Shell):
             arrays = unpack_arrays(self._store.read(f"outgoing/{flow}.safetensors"))
             self._gate.release(Update(flow, arrays), context)
         self._control(RoundDone(stage, round_))
+        self._transport.rekey()  # what comes next belongs to another round
         for used in ("outgoing/*", "incoming/*.bank"):  # un-noised updates, and other hospitals' features in the clear
             self._store.forget(used)
 

@@ -26,6 +26,7 @@ from fedsecure.node.store import Store
 from fedsecure.node.trainer import InlineTrainer, ProcessTrainer, Trainer
 from fedsecure.plan import frame_limit
 from fedsecure.progress import Observe, Progress, to_json
+from protocols.handshake import Party
 from protocols.transport.base import ClientTransport, ServerTransport
 from protocols.transport.zmq_curve import CurveClient, CurveServer
 
@@ -52,14 +53,20 @@ def metrics_writer(folder: Path) -> Observe:
     return observe
 
 
-def build_site(folder: Path, own: Own, transport: ClientTransport, trainer: Trainer, observe: Observe) -> SiteShell:
-    """A site from its folder, `own` from `open_own`. Raises SettingsError when something in it does not hold."""
+def build_site(
+    folder: Path, own: Own, connect: Callable[[Party], ClientTransport], trainer: Trainer, observe: Observe
+) -> SiteShell:
+    """A site from its folder, `own` from `open_own`; `connect` makes its transport.
+
+    Raises SettingsError when something in the folder does not hold.
+    """
     study = load(Study, (folder / "study.json").read_bytes())
     site = load(Site, (folder / "site.json").read_bytes())
     if site.name != own.name:
         raise SettingsError(f"this folder's keys are {own.name}'s, and its settings are {site.name}'s")
     identity, roster, store = own.identity, own.roster, Store(folder)
     boot = store.next_boot()
+    transport = connect(Party(site.name, identity, roster, study.digest(), boot))
     readers = {name: roster.members[name] for name in roster.sites if name != site.name}
     gate = Gate(
         identity, site.name, study, boot, readers, roster.coordinator, store,
@@ -69,14 +76,14 @@ def build_site(folder: Path, own: Own, transport: ClientTransport, trainer: Trai
 
 
 def build_coordinator(
-    folder: Path, own: Own, transport: ServerTransport, trainer: Trainer, observe: Observe
+    folder: Path, own: Own, bind: Callable[[Party], ServerTransport], trainer: Trainer, observe: Observe
 ) -> CoordinatorShell:
-    """A coordinator from its folder. Raises as `build_site`."""
+    """A coordinator from its folder; `bind` makes its transport. Raises as `build_site`."""
     study = load(Study, (folder / "study.json").read_bytes())
     identity, roster, store = own.identity, own.roster, Store(folder)
-    gate = Gate(
-        identity, roster.coordinator, study, store.next_boot(), {}, roster.coordinator, store, transport.send, observe
-    )
+    boot = store.next_boot()
+    transport = bind(Party(own.name, identity, roster, study.digest(), boot))
+    gate = Gate(identity, roster.coordinator, study, boot, {}, roster.coordinator, store, transport.send, observe)
     return CoordinatorShell(
         roster.coordinator, study, identity, roster, store, gate, trainer, observe, transport=transport
     )
@@ -87,8 +94,11 @@ def run_site(folder: Path) -> Stop:
     study = load(Study, (folder / "study.json").read_bytes())
     site = load(Site, (folder / "site.json").read_bytes())
     own = open_own(folder)
-    transport = CurveClient(own.identity, own.roster, maximum=frame_limit(study), endpoint=site.coordinator)
-    shell = build_site(folder, own, transport, ProcessTrainer(folder), metrics_writer(folder))
+
+    def connect(party: Party) -> ClientTransport:
+        return CurveClient(party, maximum=frame_limit(study), endpoint=site.coordinator)
+
+    shell = build_site(folder, own, connect, ProcessTrainer(folder), metrics_writer(folder))
     return run(shell, _until_told(folder, shell.veto))
 
 
@@ -96,9 +106,13 @@ def run_coordinator(folder: Path, endpoint: str) -> Stop:
     """The coordinator as a process. Writes the endpoint it bound to the file `endpoint` of its folder."""
     study = load(Study, (folder / "study.json").read_bytes())
     own = open_own(folder)
-    transport = CurveServer(own.identity, own.roster, maximum=frame_limit(study), endpoint=endpoint)
-    shell = build_coordinator(folder, own, transport, ProcessTrainer(folder), metrics_writer(folder))
-    write_atomic(folder / "endpoint", transport.endpoint.encode())
+
+    def bind(party: Party) -> ServerTransport:
+        server = CurveServer(party, maximum=frame_limit(study), endpoint=endpoint)
+        write_atomic(folder / "endpoint", server.endpoint.encode())
+        return server
+
+    shell = build_coordinator(folder, own, bind, ProcessTrainer(folder), metrics_writer(folder))
     return run(shell, _until_told(folder, shell.veto))
 
 

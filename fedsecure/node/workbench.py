@@ -3,6 +3,7 @@
 It reads what the node stored and writes what the node will hand to its gate, all in the node's own folder:
 
     incoming/model.safetensors, incoming/<site>.bank      in, written by the node
+    incoming/prototypes.f32                               in: the sum of all sites' prototypes, if the round has one
     incoming/target.safetensors                           in: the round's target network, if it is no part of the model
     state/<stage>-<round>.safetensors                     private state after a round (momentum encoder, bank, ...);
                                                           of pre-training alone, the site's own encoder
@@ -21,13 +22,15 @@ from typing import Final
 from fedsecure.config import Run, Site, Study, load
 from fedsecure.errors import SettingsError
 from fedsecure.files import write_atomic
-from fedsecure.packing import pack_arrays, pack_model, unpack_arrays, unpack_bank, unpack_model
-from fedsecure.plan import Init, has_target, pretrains_alone, schedule
+from fedsecure.learning import prototypes
+from fedsecure.packing import pack_arrays, pack_model, unpack_arrays, unpack_bank, unpack_model, unpack_vector
+from fedsecure.plan import Init, has_target, pretrains_alone, schedule, shared_flow
 from fedsecure.progress import Observe
 from fedsecure.types import Bank, Cohort, Flow, State, Tensors
 
 MODEL: Final = "incoming/model.safetensors"
 TARGET: Final = "incoming/target.safetensors"
+SUM: Final = "incoming/prototypes.f32"
 ENCODER: Final = "models/encoder.safetensors"
 PRETRAINING: Final = 0  # the stage's number in every schedule
 
@@ -88,9 +91,8 @@ class Workbench:
         return model
 
     def _bank(self, name: str) -> Bank:
-        settings = self._study.pretrain
-        raw = (self._folder / f"incoming/{name}.bank").read_bytes()
-        return unpack_bank(raw, self._study.model.features, settings.bank, settings.partitions)
+        path = SUM if name == prototypes.FEDERATION else f"incoming/{name}.bank"
+        return unpack_shared(self._study, name, (self._folder / path).read_bytes())
 
     def _state_before(self, stage: int, round_: int) -> State:
         """State after the newest earlier round of this stage; empty in its first, as for a site that missed some.
@@ -124,6 +126,16 @@ class Workbench:
         path = self._folder / name
         path.parent.mkdir(exist_ok=True)
         write_atomic(path, raw)
+
+
+def unpack_shared(study: Study, name: str, raw: bytes) -> Bank:
+    """What a site, or all of them together (prototypes.FEDERATION), shared of their features, in the study's form of
+    exchange. Raises Malformed unless it fits the study."""
+    settings = study.pretrain
+    if shared_flow(study) is Flow.FEATURES:
+        return unpack_bank(raw, study.model.features, settings.bank, settings.partitions)
+    whole = unpack_vector(raw, prototypes.schema(study))[prototypes.NAME]
+    return prototypes.from_sum(whole, prototypes.weight_of(study, name), settings.prototypes_per_partition)
 
 
 def load_cohort(folder: Path, study: Study, site: Site) -> Cohort:

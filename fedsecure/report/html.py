@@ -18,6 +18,7 @@ from fedsecure.config import OWN_SETTINGS, Framework
 from fedsecure.files import write_atomic
 from fedsecure.report import figures, wire, words
 from fedsecure.report.arms import ARMS
+from fedsecure.report.exchange import ExchangeBlock, exchange_block
 from fedsecure.report.pictures import Pictures, Strip, strips, structure_colour
 from fedsecure.report.results import Mode, Representation, Results
 from fedsecure.report.summary import Estimate, Group, differences, means, site_means
@@ -59,10 +60,22 @@ class WireBlock:
     parts: tuple[WirePart, ...]
     chart: Markup | None
     target: TargetBlock | None
+    exchange: ExchangeBlock | None
 
     @property
     def features(self) -> bool:
-        return any(total.flow == "features" for part in self.parts for total in part.kinds)
+        return self._sent("features")
+
+    @property
+    def prototypes(self) -> bool:
+        return self._sent("prototypes")
+
+    @property
+    def prototype_sums(self) -> bool:
+        return self._sent("prototype-sum")
+
+    def _sent(self, flow: str) -> bool:
+        return any(total.flow == flow for part in self.parts for total in part.kinds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +184,8 @@ def _wire(results: Results, framework: Framework) -> WireBlock:
         note = ", the random start's included" if baseline else ""
         kinds, totals = wire.by_kind(results, framework, name), wire.by_site(results, framework, name)
         parts.append(WirePart(name, note, kinds, totals))
-    return WireBlock(framework, tuple(parts), chart, target_block(results, framework))
+    target, exchange = target_block(results, framework), exchange_block(results, framework)
+    return WireBlock(framework, tuple(parts), chart, target, exchange)
 
 
 def _columns(drawn: Sequence[Strip]) -> tuple[str, ...]:

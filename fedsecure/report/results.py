@@ -182,7 +182,8 @@ class TargetRow(_Row, frozen=True, kw_only=True):
 
 
 class ModelledRow(_Row, frozen=True, kw_only=True):
-    """Bytes of one site in pre-training by the traffic model of docs/method.md 4.4, at the measured shares."""
+    """Bytes of one site in pre-training by the traffic model of docs/method.md 2.7 (FCL) or, at the measured shares,
+    4.4 (FCLOpt)."""
 
     framework: Framework
     seed: Count

@@ -58,11 +58,16 @@ class TargetBlock:
 def target_block(results: Results, framework: Framework) -> TargetBlock | None:
     """What the report says of a framework's target network; None if it has none."""
     rows = tuple(row for row in results.targets if row.framework == framework)
-    totals = tuple(_bytes(results, row) for row in results.modelled if row.framework == framework)
-    if not totals:
+    sizes = totals(results, framework)
+    if framework != "fclopt" or not sizes:
         return None
-    rounds = len(totals) * results.studies[0].settings["pretrain"]["rounds"]
-    return TargetBlock(rows, _share(rows, "asked", rounds), _share(rows, "corrected", rounds), totals)
+    rounds = len(sizes) * results.studies[0].settings["pretrain"]["rounds"]
+    return TargetBlock(rows, _share(rows, "asked", rounds), _share(rows, "corrected", rounds), sizes)
+
+
+def totals(results: Results, framework: Framework) -> tuple[Bytes, ...]:
+    """A framework's bytes under each seed, where a traffic model of it was kept."""
+    return tuple(_bytes(results, row) for row in results.modelled if row.framework == framework)
 
 
 def _share(rows: Iterable[TargetRow], what: str, rounds: int) -> float:

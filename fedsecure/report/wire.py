@@ -36,6 +36,14 @@ _RELEASES: Final[Mapping[str, Words]] = {
         "one short vector per slice; in FCL with the number of its partition, and computed by the momentum encoder",
         "the other sites of the study; the coordinator passes it on sealed and sees size and time only",
     ),
+    "prototypes": Words(
+        "sums over one site's patients of their average feature in each part of the volume, each patient clipped",
+        "the other sites of the study; the coordinator passes it on sealed and sees size and time only",
+    ),
+    "prototype-sum": Words(
+        "sums over one site's patients of their average feature in each part of the volume, each patient clipped",
+        "the coordinator, site by site: not summed under masks; all sites read the sum over the sites",
+    ),
     "target": Words(
         "how one site's training moved each weight of its target network; sent only when all sites are asked",
         "the coordinator, site by site: neither summed under masks nor noised",
@@ -50,7 +58,8 @@ _RELEASES: Final[Mapping[str, Words]] = {
     ),
 }
 _RELAYED: Final = Words(
-    "one site's feature vectors of the round before, sealed by that site", "the site it is sent to; not the coordinator"
+    "what one site shared of its features in the round before, sealed by that site",
+    "the site it is sent to; not the coordinator",
 )
 _CORRECTION: Final = Words(
     "the target network of a round, where its prediction was off or a site could not make it", "the sites it is sent to"
@@ -62,7 +71,10 @@ _OTHERS: Final[Mapping[str, Words]] = {
         "the coordinator and the site concerned",
     ),
     "share": Words("key material of the protocol, sealed to one member", "that member alone"),
-    "publish": Words("the shared model of a round, signed by the coordinator", "every site of the study"),
+    "publish": Words(
+        "the shared model of a round, and the sum of what sites released for one, signed by the coordinator",
+        "every site of the study",
+    ),
 }
 
 

@@ -2,12 +2,15 @@
 
 A transport may lose frames and says nothing when it does: whoever is away is simply not reached, and the protocol sends
 again. It never blocks beyond the timeout it is given, never raises because of a peer, and never delivers a frame of
-somebody who is not in the roster or one larger than its maximum. An endpoint belongs to one thread.
+somebody who is not in the roster or one larger than its maximum. Frames travel in sessions (`protocols.link`).
 """
 
 from __future__ import annotations
 
 from typing import Protocol
+
+from keys.roster import Roster
+from protocols.errors import ProtocolError
 
 
 class ServerTransport(Protocol):
@@ -26,6 +29,21 @@ class ServerTransport(Protocol):
         """Frames that have arrived, as (authenticated name, frame); waits up to `timeout` seconds for the first."""
         ...
 
+    def accept(self, roster: Roster) -> None:
+        """Act on another roster. Connections of sites that left it, or whose keys it changes, are closed at once.
+
+        Raises ValueError if the coordinator's keys are not this node's.
+        """
+        ...
+
+    def revoke(self, name: str) -> None:
+        """Close a site's connections at once and let it in no more, until a roster that has it is accepted."""
+        ...
+
+    def refusals(self) -> list[ProtocolError]:
+        """What was refused since the last call, with whom to blame; of a flood, the last."""
+        ...
+
     def close(self) -> None:
         """Free everything. Frames just sent get a short time to leave. May be called twice."""
         ...
@@ -40,6 +58,14 @@ class ClientTransport(Protocol):
 
     def poll(self, timeout: float) -> list[bytes]:
         """Frames that have arrived; waits up to `timeout` seconds for the first."""
+        ...
+
+    def rekey(self) -> None:
+        """Have fresh session keys, as soon as the frame on its way out is through. Called once a round."""
+        ...
+
+    def refusals(self) -> list[ProtocolError]:
+        """What was refused since the last call."""
         ...
 
     def close(self) -> None:

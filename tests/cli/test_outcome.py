@@ -47,7 +47,7 @@ def results() -> Results:
         traffic=tuple(
             TrafficRow(
                 framework=framework, seed=0, node="north", peer="coordinator", direction="up", kind="release",
-                flow="weights", name="some", stage=stage, messages=1, bytes=size,
+                flow="weights", name="some" if stage else "pre-training", stage=stage, messages=1, bytes=size,
             )
             for framework, stage, size in (("fcl", 0, 1000), ("fcl", 1, 5000), ("fcl", 2, 5000), ("fclopt", 0, 2000))
         ),

@@ -50,7 +50,7 @@ ROSTER = reader.Roster(
 )
 
 
-@pytest.mark.parametrize("file", ["reader.py", "roster_reader.py"])
+@pytest.mark.parametrize("file", ["reader.py", "roster_reader.py", "session_reader.py"])
 def test_the_readers_are_independent(file: str) -> None:
     tree = ast.parse(Path(__file__).with_name(file).read_text("utf-8"))
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
@@ -138,7 +138,7 @@ def test_fresh_frames_and_boxes_end_to_end() -> None:
 
     model = bytes(4 * 100_000)
     frame = Sealer(identities["hub"], "hub", STUDY, boot=0).seal(
-        "south", RoundOpen(0, 0, model_digest(model), (), (), model)
+        "south", RoundOpen(0, 0, model_digest(model), (), (), b"", model)
     )
     _, tag, fields = reader.read_frame(frame, peer="hub", **{**place, "me": "south"})
-    assert (tag, fields[5]) == ("round-open", model)
+    assert (tag, fields[6]) == ("round-open", model)

@@ -39,3 +39,15 @@ def test_who_must_be_there() -> None:
 def test_one_identity_under_two_names() -> None:
     with pytest.raises(RosterError, match="stands twice"):
         Roster("hub", {**MEMBERS, "puppet": MEMBERS["north"]})
+
+
+def test_the_digest_is_of_everything_that_is_believed() -> None:
+    assert Roster("hub", dict(reversed(MEMBERS.items()))).digest == ROSTER.digest
+    others = [
+        Roster("north", MEMBERS),
+        Roster("hub", {"hub": MEMBERS["hub"], "north": MEMBERS["north"]}),
+        Roster("hub", {**MEMBERS, "south": Identity.generate().public}),
+        Roster("hub", {"hub": MEMBERS["hub"], "north": MEMBERS["south"], "south": MEMBERS["north"]}),
+        Roster("hub", {**MEMBERS, "south": Identity.generate(post_quantum=True).public}),
+    ]
+    assert len({roster.digest for roster in (ROSTER, *others)}) == 1 + len(others)

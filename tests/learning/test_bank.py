@@ -31,7 +31,7 @@ def test_first_in_first_out() -> None:
 
 def test_draw_is_a_subset_without_repeats_keeping_partitions() -> None:
     pool = _features(0, 50)
-    drawn = bank.draw(pool, 20, torch.Generator().manual_seed(0))
+    drawn = bank.take(pool, bank.uniform(pool, 20, torch.Generator().manual_seed(0)))
     assert len(drawn) == 20
     assert len(set(_numbers(drawn))) == 20
     assert (drawn.vectors[:, 0].long() % 4 == drawn.partitions).all()
@@ -40,14 +40,44 @@ def test_draw_is_a_subset_without_repeats_keeping_partitions() -> None:
 def test_draw_is_uniform() -> None:
     pool = _features(0, 10)
     generator = torch.Generator().manual_seed(0)
-    counts = np.bincount([i for _ in range(4000) for i in _numbers(bank.draw(pool, 3, generator))], minlength=10)
+    counts = np.bincount([i for _ in range(4000) for i in bank.uniform(pool, 3, generator).tolist()], minlength=10)
     # Each of 10 is drawn 4000 * 3/10 times on average; 5 standard deviations of a hypergeometric count.
     assert np.abs(counts - 1200).max() < 5 * np.sqrt(4000 * 0.3 * 0.7)
 
 
 def test_a_small_pool_is_taken_whole() -> None:
     pool = _features(0, 4)
-    assert bank.draw(pool, 9, torch.Generator()) is pool
+    assert _numbers(bank.take(pool, bank.uniform(pool, 9, torch.Generator()))) == [0, 1, 2, 3]
+
+
+def test_a_stratified_draw_takes_as_many_of_every_partition() -> None:
+    pool = _features(0, 400)  # partitions in turn
+    generator = torch.Generator().manual_seed(0)
+    drawn = bank.take(pool, bank.stratified(pool, 42, 4, generator))
+    counts = torch.bincount(drawn.partitions, minlength=4)
+    assert sorted(counts.tolist()) == [10, 10, 11, 11]
+    assert len(set(_numbers(drawn))) == 42
+    more = [bank.take(pool, bank.stratified(pool, 1, 4, generator)).partitions.item() for _ in range(400)]
+    # Which partition gives one more is drawn: 100 each on average; 5 standard deviations.
+    assert np.abs(np.bincount(more, minlength=4) - 100).max() < 5 * np.sqrt(400 * 0.25 * 0.75)
+
+
+def test_a_stratified_draw_is_uniform_within_a_partition() -> None:
+    pool = _features(0, 40)
+    generator = torch.Generator().manual_seed(0)
+    rows = [row for _ in range(1000) for row in bank.stratified(pool, 12, 4, generator).tolist()]
+    # Each of 10 in a partition is drawn 1000 * 3/10 times on average.
+    assert np.abs(np.bincount(rows, minlength=40) - 300).max() < 5 * np.sqrt(1000 * 0.3 * 0.7)
+
+
+@pytest.mark.parametrize("count", [8, 1000])
+def test_no_partition_makes_up_for_one_that_has_too_few_or_nothing(count: int) -> None:
+    """K/S of a partition, or all it has: also with K larger than the bank and in an empty one."""
+    vectors = torch.arange(11.0)[:, None]
+    pool = Features(vectors, torch.tensor([0] * 1 + [2] * 10))  # partitions 1 and 3: nobody has them
+    drawn = bank.take(pool, bank.stratified(pool, count, 4, torch.Generator()))
+    assert torch.bincount(drawn.partitions, minlength=4).tolist() == [1, 0, min(count // 4, 10), 0]
+    assert len(bank.stratified(bank.empty(2, "cpu"), count, 4, torch.Generator())) == 0
 
 
 def _bank(vectors: list[list[float]], partitions: list[int]) -> Bank:

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
 from fedsecure.learning.bank import Features
-from fedsecure.learning.contrastive import Denominator, LocalNegatives, fcl_loss, info_nce
+from fedsecure.learning.contrastive import Denominator, LocalNegatives, fcl_terms, info_nce
 
 
 def _unit(*degrees: float) -> torch.Tensor:
     return torch.tensor([[math.cos(math.radians(a)), math.sin(math.radians(a))] for a in degrees])
+
+
+def fcl_loss(*arguments: Any, **named: Any) -> torch.Tensor:
+    return fcl_terms(*arguments, **named).mean()
 
 
 # By hand, in two dimensions with two partitions and tau = 1/2, so that exp(q.k / tau) = exp(2 cos angle).
@@ -64,6 +69,38 @@ def test_no_matching_feature_means_no_remote_loss() -> None:
         local_negatives="bank",
     )
     assert loss.item() == pytest.approx(math.log((E2 + E0 + EM1) / E2), rel=1e-5)
+
+
+def test_what_may_not_match_is_no_positive_and_its_partition_says_whether_it_is_a_negative() -> None:
+    """`matchable`, by hand as above: of Q' the match at 60 degrees may not match, so that L_remote is 0."""
+    for denominator, rest in (("exclude_same_partition", E0 + EM1), ("literal", E1 + E0 + EM1)):
+        loss = fcl_loss(
+            _unit(0),
+            torch.tensor([0]),
+            Features(_unit(0, 180), torch.tensor([0, 1])),
+            Features(_unit(60, 90, 120), torch.tensor([0, 1, 1])),
+            temperature=0.5,
+            denominator=denominator,  # type: ignore[arg-type]
+            local_negatives="bank",
+            matchable=torch.tensor([False, True, True]),
+        )
+        assert loss.item() == pytest.approx(math.log((E2 + rest) / E2), rel=1e-5)
+
+
+def test_of_the_batch_a_query_sees_its_own_patient_alone() -> None:
+    """`own`, by hand: the key at 0 degrees is another patient's, and so no positive; the one at 60 is; of the negatives
+    at 90 and 180 only the latter is the query's patient's."""
+    terms = fcl_terms(
+        _unit(0),
+        torch.tensor([0]),
+        Features(_unit(0, 60, 90, 180), torch.tensor([0, 0, 1, 1])),
+        Features(_unit(60, 120), torch.tensor([0, 1])),
+        temperature=0.5,
+        denominator="exclude_same_partition",
+        local_negatives="batch",
+        own=torch.tensor([[False, True, False, True]]),
+    )
+    assert terms.tolist() == [pytest.approx(math.log((E1 + EM2) / E1) + math.log((E1 + EM1) / E1), rel=1e-5)]
 
 
 @pytest.mark.parametrize("denominator", ["exclude_same_partition", "literal"])

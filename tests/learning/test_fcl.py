@@ -11,7 +11,7 @@ from fedsecure.learning.fcl import FclTraining
 from fedsecure.learning.job import Job
 from fedsecure.learning.model import tensors_of
 from fedsecure.learning.pretrain import initial
-from fedsecure.learning.slices import SliceIndex
+from fedsecure.learning.slices import Batch, SliceIndex
 from fedsecure.types import Bank, Cohort, State
 
 
@@ -66,6 +66,71 @@ def test_without_any_bank_the_first_loss_is_zero_and_with_a_remote_one_it_is_not
     assert _step(_training(toy_study(local_negatives="bank")), cohort) == 0
     assert _step(_training(toy_study(local_negatives="bank"), banks=peers), cohort) > 0
     assert _step(_training(toy_study(local_negatives="bank", exchange="none"), banks=peers), cohort) == 0
+
+
+def test_with_remote_only_the_sites_own_bank_is_no_match(toy_study: Callable[..., Study], cohort: Cohort) -> None:
+    """Where nothing came, L_remote is 0 in every step."""
+    plain, remote = (_training(toy_study(remote_only=only, negatives=1000)) for only in (False, True))
+    assert _step(plain, cohort) == _step(remote, cohort)  # the first step has no bank at all
+    assert _step(plain, cohort, 1) > _step(remote, cohort, 1)
+    peers = {"b": _unit_bank(64, 0)}
+    heard = _training(toy_study(remote_only=True), banks=peers)
+    assert _step(heard, cohort) > _step(_training(toy_study(remote_only=True)), cohort)
+
+
+def _gradient(training: FclTraining, batch: Batch) -> torch.Tensor:
+    training.network.zero_grad()
+    training.loss(batch).backward()  # type: ignore[no-untyped-call]
+    return torch.cat([p.grad.flatten() for p in training.network.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("exchange", ["vectors", "prototypes", "none"])
+@pytest.mark.parametrize("local_negatives", ["batch", "bank"])
+@pytest.mark.parametrize("draw", ["uniform", "stratified"])
+@pytest.mark.parametrize("loss", ["batch", "separable"])
+def test_only_the_separable_loss_is_a_sum_over_patients(
+    loss: str, draw: str, local_negatives: str, exchange: str, toy_study: Callable[..., Study], cohort: Cohort,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The gradient of a batch against the sum of the gradients of each patient alone, in a round in which the site has
+    a bank of its own from before. The plain loss fails this, though weighted as a mean: clipping a patient's gradient
+    would not bound what the patient changes. Views are switched off: what is drawn for a slice hangs on its place.
+    """
+    monkeypatch.setattr("fedsecure.learning.fcl.two_views", lambda images, _: (images, images))
+    study = toy_study(
+        loss=loss, draw=draw, local_negatives=local_negatives, exchange=exchange, negatives=1000, batch=16
+    )
+    before = _training(study)
+    _step(before, cohort)
+    banks = {"b": _unit_bank(64, 0)}
+
+    def gradient(batch: Batch) -> torch.Tensor:
+        return _gradient(_training(study, banks=banks, state=before.state()), batch)
+
+    (batch,) = SliceIndex(cohort.train, 4).batches(16, 1, stratified=True, seed=3)
+    whole = gradient(batch)
+    parts = []
+    for subject in np.unique(batch.subjects):
+        own = batch.subjects == subject
+        share = 1.0 if loss == "separable" else own.mean()
+        parts.append(share * gradient(Batch(batch.images[own], batch.partitions[own], batch.subjects[own])))
+    assert len(parts) == 4
+    difference = (whole - torch.stack(parts).sum(0)).norm()
+    # Both are 0 where there is neither an own nor a remote feature to be a negative.
+    assert (difference <= 1e-4 * whole.norm()) == (loss == "separable")
+
+
+def test_the_separable_loss_looks_at_no_feature_of_the_sites_own_past(
+    toy_study: Callable[..., Study], cohort: Cohort
+) -> None:
+    """Its queue was not released; without remote features L_local is all there is."""
+    study = toy_study(loss="separable")
+    used = _training(study)
+    _step(used, cohort)
+    kept = {name: value for name, value in used.state().items() if name.startswith("bank.")}
+    assert _step(_training(study, state=kept), cohort, 1) == _step(_training(study), cohort, 1)
+    heard = _training(study, banks={"b": _unit_bank(64, 0)})
+    assert _step(heard, cohort) > _step(_training(study), cohort)
 
 
 def test_remote_banks_stay_as_they_came(toy_study: Callable[..., Study], cohort: Cohort) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedsecure.config import Study, parse_study
+from fedsecure.config import ModelSettings, Study, parse_study
 from fedsecure.learning.target import copied, mix_of, predict, relative_distance
 from fedsecure.node.averaging import Averaging, model_file, target_file, update_file
 from fedsecure.node.store import Store
@@ -104,3 +104,31 @@ def test_a_score_that_cannot_be_used_has_all_sites_asked(store: Store, score: np
     refused = Refusals()
     assert averaging(store, study(), refused).bound() == pytest.approx((0.25 + 0.75 * LARGEST) / np.sqrt(13))
     assert [site for site, _ in refused] == ["b"]
+
+
+def summing(store: Store, **vectors: bytes) -> Study:
+    """A study whose sites release two cells of width 8 for a sum; what they sent in round 0 is in the store."""
+    for site, raw in vectors.items():
+        store.write(update_file(0, 0, site, Flow.PROTOTYPE_SUM), raw)
+    of = study(exchange="secagg-prototypes", partitions=2, prototypes_per_partition=1)
+    return of.model_copy(update={"framework": "fcl", "model": ModelSettings(features=8)})
+
+
+def vector(value: float, count: int = 16) -> bytes:
+    return np.full(count, value, np.float32).tobytes()
+
+
+def test_prototypes_are_summed_and_not_weighted(store: Store) -> None:
+    assert averaging(store, summing(store, a=vector(1), b=vector(2))).prototypes() == vector(3)
+
+
+@pytest.mark.parametrize("bad", [vector(1, 15), vector(np.nan), vector(2 * LARGEST), b""])
+def test_prototypes_that_cannot_be_used_are_refused_and_left_out(store: Store, bad: bytes) -> None:
+    refused = Refusals()
+    assert averaging(store, summing(store, a=vector(1), b=bad), refused).prototypes() == vector(1)
+    assert [site for site, _ in refused] == ["b"]
+    assert averaging(store, summing(store, a=bad, b=bad)).prototypes() == b""
+
+
+def test_a_study_without_a_sum_makes_none(store: Store) -> None:
+    assert averaging(store, study()).prototypes() == b""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -42,6 +43,7 @@ from protocols.messages import (
     Leave,
     LeaveReason,
     MetricReport,
+    PrototypeSum,
     RoundDone,
     SealedBox,
     StudyClosed,
@@ -280,6 +282,40 @@ def test_the_last_site_to_leave_ends_the_study() -> None:
     state, effects = after(state, FrameIn("a", Leave(LeaveReason.FAILED)))
     assert effects[0] == CloseStudy((), False)
     assert state.phase is Phase.CLOSED
+
+
+def sums(site: str, stage: int, round_: int, model: bytes = MODEL) -> FrameIn:
+    return FrameIn(site, PrototypeSum(stage, round_, model, b"\0" * 4))
+
+
+@pytest.mark.parametrize(
+    ("exchange", "share", "other", "banks"),
+    [
+        ("prototypes", features, sums, {"a": ("b",), "b": ("a",)}),  # boxed: relayed unread, like vectors
+        ("secagg-prototypes", sums, features, {"a": (), "b": ()}),  # in the sum, so that there is nothing to relay
+    ],
+)
+def test_prototypes_are_owed_in_the_form_of_the_study_and_in_no_other(
+    exchange: str, share: Callable[..., FrameIn], other: Callable[..., FrameIn], banks: dict[str, tuple[str, ...]]
+) -> None:
+    of = study(pretrain={"rounds": 2, "exchange": exchange})
+    state, effects = after(opened(of), weights("a", 0, 0), other("a", 0, 0), done("a", 0, 0), of=of)
+    rules = [effect.rule for effect in effects if isinstance(effect, Refuse)]
+    assert rules == ["release of a flow that this round does not take", "said it was done without the releases it owes"]
+    state, _ = after(state, share("a", 0, 0), done("a", 0, 0), weights("b", 0, 0), share("b", 0, 0), of=of)
+    state, effects = after(state, done("b", 0, 0), of=of)
+    assert effects[-1] == Aggregate(0, 0, SITES)
+    state, effects = after(state, Aggregated(0, 0, MODEL), of=of)
+    assert effects == [Persist(), *(OpenRound(site, 0, 1, banks[site]) for site in SITES)]
+    # The last training round's would train nobody.
+    _, effects = after(state, share("a", 0, 1), of=of)
+    assert effects == [Refuse("a", "release of a flow that this round does not take")]
+
+
+def test_prototypes_of_another_model_are_refused() -> None:
+    of = study(pretrain={"rounds": 2, "exchange": "secagg-prototypes"})
+    _, effects = after(opened(of), sums("a", 0, 0, b"x" * 32), of=of)
+    assert effects == [Refuse("a", "update was trained from another model than the round's")]
 
 
 def test_a_single_site_owes_no_features() -> None:

@@ -67,9 +67,9 @@ def box(sender: str, filling: bytes = b"x") -> SealedBox:
     return SealedBox(sender, filling * 20, (Wrap("a", b"k" * 80),), b"s" * 64)
 
 
-def opening(stage: int, round_: int, *banks: SealedBox) -> RoundOpen:
+def opening(stage: int, round_: int, *banks: SealedBox, prototypes: bytes = b"") -> RoundOpen:
     refs = tuple(BankRef(bank.sender, box_digest(bank)) for bank in banks)
-    return RoundOpen(stage, round_, hashlib.sha256(MODEL).digest(), refs, (), MODEL)
+    return RoundOpen(stage, round_, hashlib.sha256(MODEL).digest(), refs, (), prototypes, MODEL)
 
 
 def after(state: SiteState, *events: Event, of: Study = STUDY) -> tuple[SiteState, list[Effect]]:
@@ -102,6 +102,34 @@ def test_training_waits_for_every_bank_that_was_announced() -> None:
     assert state.phase is Phase.GATHERING
     _, effects = after(state, incoming(BankRelay(0, 0, "b", banks[0])))
     assert effects[-1] == Train(0, 1, ("b", "c"))
+
+
+SUMMING = parse_study({**STUDY.model_dump(mode="json"), "pretrain": {"rounds": 2, "exchange": "secagg-prototypes"}})
+
+
+def test_a_round_that_opens_with_a_sum_needs_nothing_more() -> None:
+    opened = opening(0, 1, prototypes=b"\0" * 4)
+    _, effects = after(SiteState(), incoming(opened), of=SUMMING)
+    assert effects == [KeepIncoming("coordinator", opened), Train(0, 1, ())]
+    assert after(SiteState(), incoming(opening(0, 1)), of=SUMMING)[0].phase is Phase.TRAINING  # nobody's could be used
+
+
+@pytest.mark.parametrize(
+    ("of", "opened", "rule"),
+    [
+        (SUMMING, opening(0, 1, box("b")), "a bank is announced in a study that exchanges none"),
+        (SUMMING, opening(0, 0, prototypes=b"\0" * 4), "comes with a round that has none"),
+        (SUMMING, opening(0, 2, prototypes=b"\0" * 4), "comes with a round that has none"),
+        (SUMMING, opening(5, 1, prototypes=b"\0" * 4), "comes with a round that has none"),
+        (STUDY, opening(0, 1, prototypes=b"\0" * 4), "comes with a round that has none"),
+    ],
+)
+def test_features_in_another_form_than_the_studys_are_refused(of: Study, opened: RoundOpen, rule: str) -> None:
+    state, effects = after(SiteState(), incoming(opened), of=of)
+    assert state == SiteState()
+    (refusal,) = effects
+    assert isinstance(refusal, Refuse)
+    assert rule in refusal.rule
 
 
 def test_a_bank_other_than_the_announced_one_is_refused_and_the_site_keeps_waiting() -> None:
@@ -205,7 +233,7 @@ DIGEST = hashlib.sha256(TARGET).digest()
 
 def announcing(round_: int, follows: bool = False, asked: bool = False) -> FrameIn:
     target = (TargetRef(DIGEST, follows, asked),)
-    return incoming(RoundOpen(0, round_, hashlib.sha256(MODEL).digest(), (), target, MODEL))
+    return incoming(RoundOpen(0, round_, hashlib.sha256(MODEL).digest(), (), target, b"", MODEL))
 
 
 def target_model(round_: int, target: bytes = TARGET) -> FrameIn:

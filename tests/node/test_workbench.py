@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedsecure.config import Run, Site, parse_study
+from fedsecure.config import Run, Site, Study, parse_study
 from fedsecure.errors import SettingsError
 from fedsecure.learning import dispatch
 from fedsecure.learning.job import Job, JobResult
 from fedsecure.learning.parts import encoder_of
 from fedsecure.learning.pretrain import initial
+from fedsecure.learning.prototypes import FEDERATION
 from fedsecure.node.wiring import lay_out
-from fedsecure.node.workbench import ENCODER, MODEL, Workbench
-from fedsecure.packing import pack_model, unpack_model
+from fedsecure.node.workbench import ENCODER, MODEL, SUM, Workbench, unpack_shared
+from fedsecure.packing import Malformed, pack_model, unpack_model
 from fedsecure.plan import Init, StageKind, schedule
 from fedsecure.progress import ignore
 from fedsecure.types import Cohort, State
@@ -50,6 +51,45 @@ def test_only_a_site_that_pre_trained_alone_gets_its_encoder_back(
             own = framework == "local" and stage.init is Init.PRETRAINED and round_ == 0
             assert [list(state) for state in given[-2:]] == [["encoder.x"] if own else []] * 2
     assert any(stage.kind is StageKind.FEDERATED for stage in schedule(study))
+
+
+def exchanging(form: str) -> Study:
+    return parse_study(
+        {
+            "sites": [{"name": "a", "weight": 1}, {"name": "b", "weight": 3}],
+            "model": {"features": 8},
+            "pretrain": {"exchange": form, "partitions": 2, "prototypes_per_partition": 1},
+        }
+    )
+
+
+SUMMED = np.array([[2] + [0] * 7, [0] * 8], np.float32)
+
+
+@pytest.mark.parametrize(("form", "name"), [("prototypes", "b"), ("secagg-prototypes", FEDERATION)])
+def test_a_job_is_given_sums_as_prototypes(
+    form: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay_out(tmp_path, exchanging(form), Run(), Site(name="a", source="folder:/nowhere"))
+    (tmp_path / "incoming").mkdir(exist_ok=True)
+    (tmp_path / MODEL).write_bytes(pack_model(KEPT))
+    (tmp_path / (SUM if name == FEDERATION else "incoming/b.bank")).write_bytes(SUMMED.tobytes())
+    given: list[Job] = []
+    monkeypatch.setattr(dispatch, "run", lambda job, *_: given.append(job) or JobResult((), {}))
+    bench = Workbench(tmp_path)
+    monkeypatch.setattr(bench, "_site_cohort", lambda _: Cohort((), ()))
+    bench.train(0, 1, (name,), ignore)
+    ((of, bank),) = given[0].banks.items()
+    assert of == name
+    assert bank.features.tolist() == [[1] + [0] * 7]  # a direction; the second cell nobody has
+    assert bank.partitions.tolist() == [0]
+
+
+@pytest.mark.parametrize("form", ["vectors", "prototypes", "secagg-prototypes"])
+@pytest.mark.parametrize("raw", [b"", SUMMED.tobytes()[:-4], SUMMED.tobytes() + bytes(4), b"\xff" * 64])
+def test_what_does_not_fit_the_study_is_malformed_in_every_form(form: str, raw: bytes) -> None:
+    with pytest.raises(Malformed):
+        unpack_shared(exchanging(form), "b", raw)
 
 
 def test_a_start_from_elsewhere_is_used_only_if_it_is_the_one_that_the_study_names(tmp_path: Path) -> None:

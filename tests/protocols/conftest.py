@@ -6,6 +6,7 @@ import pytest
 
 from keys.identity import Identity
 from keys.roster import Roster
+from protocols.handshake import Party
 
 NAMES = ("hub", "north", "south")
 
@@ -23,3 +24,9 @@ def roster(identities: dict[str, Identity]) -> Roster:
 @pytest.fixture(scope="session")
 def study() -> bytes:
     return bytes(range(32))
+
+
+@pytest.fixture(scope="session")
+def parties(identities: dict[str, Identity], roster: Roster, study: bytes) -> dict[str, Party]:
+    """Everybody at their first start."""
+    return {name: Party(name, identity, roster, study, 1) for name, identity in identities.items()}

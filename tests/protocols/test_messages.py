@@ -25,7 +25,7 @@ def test_the_union_is_all_there_is() -> None:
         if isinstance(cls, type) and issubclass(cls, msgspec.Struct) and cls.__struct_config__.tag is not None
     }
     assert tagged == set(ALL)
-    assert len({cls.__struct_config__.tag for cls in ALL}) == len(ALL) == 27
+    assert len({cls.__struct_config__.tag for cls in ALL}) == len(ALL) == 28
 
 
 def test_each_message_has_one_kind_and_one_sender() -> None:
@@ -37,6 +37,7 @@ def test_each_message_has_one_kind_and_one_sender() -> None:
         "StudyClosed": (Kind.CONTROL, Role.COORDINATOR),
         "WeightUpdate": (Kind.RELEASE, Role.SITE),
         "FeatureBank": (Kind.RELEASE, Role.SITE),
+        "PrototypeSum": (Kind.RELEASE, Role.SITE),
         "MetricReport": (Kind.RELEASE, Role.SITE),
         "RoundOpen": (Kind.PUBLISH, Role.COORDINATOR),
         "BankRelay": (Kind.PUBLISH, Role.COORDINATOR),

@@ -50,6 +50,10 @@ def message_vectors() -> list[Case]:
     add("vector of 13 bytes", "release", ["weight-update", 0, 2, digest, FLOATS + b"\x00"])
     add("vector as an array", "release", ["weight-update", 0, 2, digest, [1.0, -2.0, 0.5]])
     add("model digest of 31 bytes", "release", ["weight-update", 0, 2, digest[:31], FLOATS])
+    add("prototypes of 13 bytes", "release", ["prototype-sum", 0, 2, digest, FLOATS + b"\x00"])
+    add("prototypes without the model they were made with", "release", ["prototype-sum", 0, 2, FLOATS])
+    add("prototypes as an array", "release", ["prototype-sum", 0, 2, digest, [1.0]])
+    add("prototypes under publish", "publish", ["prototype-sum", 0, 2, digest, FLOATS])
     add("values of 1025 metrics", "release", ["metric-report", 0, 2, bytes(4 * 1025)])
     add("target vector of 13 bytes", "release", ["target-update", 0, 2, digest, FLOATS + b"\x00"])
     add("target digest of 31 bytes", "release", ["target-update", 0, 2, digest[:31], FLOATS])
@@ -61,13 +65,16 @@ def message_vectors() -> list[Case]:
     add("targets asked of one site by name", "control", ["ask-targets", 0, 2, "site-a"])
     add("target digest of another target", "publish", ["target-model", 0, 3, digest, bytes(12)])
     add("round before this target", "publish", ["round-open", 0, 3, digest, [], FLOATS])
+    add("round before prototypes", "publish", ["round-open", 0, 3, digest, [], [], FLOATS])
+    add("round with prototypes of 13 bytes", "publish", ["round-open", 0, 3, digest, [], [], FLOATS + b"\x00", FLOATS])
+    add("round with no prototypes as nil", "publish", ["round-open", 0, 3, digest, [], [], None, FLOATS])
     for name, banks in (
         ("banks out of order", [["site-b", digest], ["site-a", digest]]),
         ("one bank twice", [["site-a", digest], ["site-a", digest]]),
         ("1025 banks", [[f"s{n:04}", digest] for n in range(1025)]),
     ):
-        add(name, "publish", ["round-open", 0, 3, digest, banks, [], FLOATS])
-    add("model digest of another model", "publish", ["round-open", 0, 3, digest, [], [], bytes(12)])
+        add(name, "publish", ["round-open", 0, 3, digest, banks, [], b"", FLOATS])
+    add("model digest of another model", "publish", ["round-open", 0, 3, digest, [], [], b"", bytes(12)])
     target = [digest, False, True]
     for name, targets in (
         ("two targets", [target, target]),
@@ -76,7 +83,7 @@ def message_vectors() -> list[Case]:
         ("target digest cut", [[digest[:31], False, True]]),
         ("target as nil", None),
     ):
-        add(name, "publish", ["round-open", 0, 3, digest, [], targets, FLOATS])
+        add(name, "publish", ["round-open", 0, 3, digest, [], targets, b"", FLOATS])
     add("box under another name", "publish", ["bank-relay", 0, 2, "site-b", box])
     add("box without recipients", "release", ["feature-bank", 0, 2, [sender, ciphertext, [], signature]])
     add(

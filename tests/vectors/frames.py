@@ -11,7 +11,10 @@ from protocols.codec import encode
 from protocols.envelope import FRAME_LABEL
 from protocols.messages import BankRelay, FeatureBank, Hello, SealedBox, Wrap
 
-FROM_COORDINATOR = ("study-closed", "round-open", "bank-relay", "round-open-target", "target-model", "ask-targets")
+FROM_COORDINATOR = (
+    "study-closed", "round-open", "bank-relay", "round-open-target", "round-open-prototypes", "target-model",
+    "ask-targets",
+)  # fmt: skip
 
 
 def frame_of(body: bytes, *, signer: str = "site-a", label: bytes = FRAME_LABEL, **changed: Any) -> bytes:

@@ -18,6 +18,7 @@ from boxes import box_vectors
 from enrolling import invitation_vectors, join_vectors
 from frames import frame_vectors
 from rosters import roster_vectors, rotation_vectors
+from sessions import answer_vectors, offer_vectors, session_vectors
 from summing import sum_vectors
 from texts import endorsement_vectors, identity_vectors, public_vectors, signature_vectors
 from trusting import trust_vectors
@@ -36,6 +37,12 @@ def files() -> Mapping[str, str]:
         "frames": ("Deliver `frame` as from `peer` to `me`, who accepted the numbers in `last` before.", frame_vectors),
         "messages": ("Decode `body` as a message of `kind` from site-a.", message_vectors),
         "boxes": ("Open `box` (its encoding) as `me`, for `stage`, `round` and `sender`.", box_vectors),
+        "offers": ("Take the offer `packet` from `peer` as `me`, who has seen boot `least_boot`.", offer_vectors),
+        "answers": ("Take `packet` as the answer to `offer`, made with the private `ephemerals`.", answer_vectors),
+        "sessions": (
+            "Take `packets` of site-a under the keys given; `frames` come of them, or an error of the last.",
+            session_vectors,
+        ),
         "identity": ("Load `file`, of mode 0600, with `passphrase` if there is one.", identity_vectors),
         "public": ("Read `text` as public keys.", public_vectors),
         "signatures": ("Verify `signature` of `signer` over `data` under `label`.", signature_vectors),

@@ -34,7 +34,7 @@ from protocols.secagg.shares import SHARES_LABEL, _signed_data
 
 SITES = NAMES[1:]
 SLOW = load(Path(__file__).parents[1] / "interop" / "secagg_reader.py")
-POOL = Path(__file__).with_name("ml-kem-768.hex")  # encapsulations are random in the library: drawn once and frozen
+POOL = Path(__file__).with_name("encapsulations.hex")  # encapsulations are random in the library: drawn once and frozen
 OPENING = fixed("opening")
 VECTORS = {"site-a": [1, -2, 3], "site-b": [10, 20, -30], "site-c": [-100, 200, 524000]}
 MANIFEST = Manifest(

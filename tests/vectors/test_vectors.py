@@ -29,10 +29,12 @@ from keys.trust import Trust
 from protocols.box import BoxContext, open_box
 from protocols.codec import decode, encode
 from protocols.envelope import ReplayGuard, open_frame
+from protocols.handshake import Offered, Party, SessionKeys, answer, read_offer
 from protocols.messages import Kind, SealedBox, kind_of, role_of
 from protocols.secagg import client, server, setup
 from protocols.secagg.ledger import Ledger
 from protocols.secagg.manifest import Expected, Floors
+from protocols.session import Buffers, Session
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
@@ -118,6 +120,53 @@ def test_boxes(case: dict[str, Any]) -> None:
     else:
         with pytest.raises(protocols.errors.FaultyPeer) as caught:
             run()
+        blamed(caught.value, case)
+
+
+@pytest.mark.parametrize("case", cases("offers"))
+def test_offers(case: dict[str, Any]) -> None:
+    packet = bytes.fromhex(case["packet"])
+    party = Party(case["me"], IDENTITIES[case["me"]], ROSTER, STUDY, 2)
+
+    def run() -> Any:
+        offer = read_offer(packet, peer=case["peer"], party=party, least_boot=case["least_boot"])
+        return answer(packet, offer, party)
+
+    if case["expect"] == "ok":
+        assert run()[0]
+    else:
+        with pytest.raises(protocols.errors.FaultyPeer) as caught:
+            run()
+        blamed(caught.value, case)
+
+
+@pytest.mark.parametrize("case", cases("answers"))
+def test_answers(case: dict[str, Any]) -> None:
+    exchange, seed = map(bytes.fromhex, case["ephemerals"])
+    offered = Offered(Party("site-a", IDENTITIES["site-a"], ROSTER, STUDY, 3), bytes(8), (exchange, seed))
+    assert offered.packet.hex() == case["offer"]
+    packet = bytes.fromhex(case["packet"])
+    if case["expect"] == "ok":
+        keys, _ = offered.finish(packet, case["least_boot"])
+        assert [key.hex() for key in keys] == [case["session"], case["to_coordinator"], case["to_site"]]
+    else:
+        with pytest.raises(protocols.errors.FaultyPeer) as caught:
+            offered.finish(packet, case["least_boot"])
+        blamed(caught.value, case)
+
+
+@pytest.mark.parametrize("case", cases("sessions"))
+def test_sessions(case: dict[str, Any]) -> None:
+    keys = SessionKeys(*(bytes.fromhex(case[name]) for name in ("session", "to_coordinator", "to_site")))
+    session = Session(keys, peer="site-a", to_coordinator=False, maximum=CONTEXT["maximum"], buffers=Buffers())
+    *before, last = map(bytes.fromhex, case["packets"])
+    arrived = [session.receive(packet) for packet in before]
+    if case["expect"] == "ok":
+        arrived.append(session.receive(last))
+        assert [frame.hex() for frame in arrived if frame is not None] == case["frames"]
+    else:
+        with pytest.raises(protocols.errors.FaultyPeer) as caught:
+            session.receive(last)
         blamed(caught.value, case)
 
 

@@ -52,8 +52,8 @@ class FedcaTraining(Averaged[Branch]):
             common = F.normalize(self._common(views), dim=1)
         z = F.normalize(self.network(views), dim=1)
         self._newest = Features(z.detach(), torch.zeros(len(z), dtype=torch.int64, device=z.device))
-        drawn = bank.draw(self._dictionary, self._settings.negatives, self._generator)
-        contrast = nt_xent(z, drawn.vectors, self._settings.temperature)
+        rows = bank.uniform(self._dictionary, self._settings.negatives, self._generator)
+        contrast = nt_xent(z, self._dictionary.vectors[rows], self._settings.temperature)
         return contrast + self._alignment * misalignment(z, common)
 
     def finish(self) -> None:

@@ -6,7 +6,7 @@ Source: He et al., "Momentum contrast for unsupervised visual representation lea
 
 Departures:
 - The negatives are the queue and the batch's other keys; there the queue alone, from which fresh keys are told by
-  their age, and without BatchNorm everything collapses (contrastive.fcl_loss).
+  their age, and without BatchNorm everything collapses (contrastive.fcl_terms).
 - Both views are queries, and the keys of both enter the queue; there one of each.
 - The queue starts empty, not with random vectors. Queue and momentum encoder stay on the site, and the latter starts
   a round as `momentum_start` says.

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from keys.identity import Identity
-from keys.roster import Roster
+from protocols.handshake import Party
 from protocols.transport.base import ClientTransport, ServerTransport
 from protocols.transport.memory import MemoryHub
 from protocols.transport.zmq_curve import CurveClient, CurveServer
@@ -43,19 +42,16 @@ class World:
 @pytest.fixture(params=["memory", "zmq_curve"])
 def world(
     request: pytest.FixtureRequest,
-    identities: dict[str, Identity],
-    roster: Roster,
+    parties: dict[str, Party],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[World]:
-    monkeypatch.setattr("protocols.transport.zmq_curve._LINGER_MS", 0)  # nobody here waits for the last frames
+    monkeypatch.setattr("protocols.transport.zmq_endpoint._LINGER_MS", 0)  # nobody here waits for the last frames
     if request.param == "memory":
-        hub = MemoryHub(roster.sites, MAXIMUM)
-        made = World(hub.client, hub.server())
+        hub = MemoryHub(MAXIMUM)
+        made = World(lambda name: hub.client(parties[name]), hub.server(parties["hub"]))
     else:
-        server = CurveServer(identities["hub"], roster, maximum=MAXIMUM)
-        made = World(
-            lambda name: CurveClient(identities[name], roster, maximum=MAXIMUM, endpoint=server.endpoint), server
-        )
+        server = CurveServer(parties["hub"], maximum=MAXIMUM)
+        made = World(lambda name: CurveClient(parties[name], maximum=MAXIMUM, endpoint=server.endpoint), server)
     yield made
     for end in (*made.made, made.server):
         end.close()

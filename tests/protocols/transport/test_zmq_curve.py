@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +14,10 @@ import zmq
 
 from keys.identity import Identity
 from keys.roster import Roster
+from protocols.errors import BadSignature, UnexpectedMessage, WrongRoster
+from protocols.handshake import Offered, Party
+from protocols.link import Initiator
+from protocols.session import MAXIMUM_PACKET, Buffers
 from protocols.transport.zmq_curve import CurveClient, CurveServer
 
 MAXIMUM = 1 << 20
@@ -21,8 +26,8 @@ REFUSED = 0.7  # seconds in which a handshake on loopback would long have succee
 
 
 @pytest.fixture
-def server(identities: dict[str, Identity], roster: Roster) -> Iterator[CurveServer]:
-    made = CurveServer(identities["hub"], roster, maximum=MAXIMUM)
+def server(parties: dict[str, Party]) -> Iterator[CurveServer]:
+    made = CurveServer(parties["hub"], maximum=MAXIMUM)
     yield made
     made.close()
 
@@ -39,12 +44,14 @@ def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Closing does not wait for frames that a refused client still holds."""
-    monkeypatch.setattr("protocols.transport.zmq_curve._LINGER_MS", 0)
+    monkeypatch.setattr("protocols.transport.zmq_endpoint._LINGER_MS", 0)
 
 
 @pytest.mark.usefixtures("hasty")
-def test_an_unknown_key_is_refused_and_never_seen(server: CurveServer, roster: Roster) -> None:
-    stranger = CurveClient(Identity.generate(), roster, maximum=MAXIMUM, endpoint=server.endpoint)
+def test_an_unknown_key_is_refused_and_never_seen(server: CurveServer, parties: dict[str, Party]) -> None:
+    stranger = CurveClient(
+        parties["north"]._replace(identity=Identity.generate()), maximum=MAXIMUM, endpoint=server.endpoint
+    )
     stranger.send(b"let me in")
     assert server.poll(REFUSED) == []
     assert stranger.poll(0) == []
@@ -52,10 +59,8 @@ def test_an_unknown_key_is_refused_and_never_seen(server: CurveServer, roster: R
 
 
 @pytest.mark.usefixtures("hasty")
-def test_the_coordinators_own_key_is_no_clients(
-    server: CurveServer, roster: Roster, identities: dict[str, Identity]
-) -> None:
-    mirror = CurveClient(identities["hub"], roster, maximum=MAXIMUM, endpoint=server.endpoint)
+def test_the_coordinators_own_key_is_no_clients(server: CurveServer, parties: dict[str, Party]) -> None:
+    mirror = CurveClient(parties["hub"]._replace(name="north"), maximum=MAXIMUM, endpoint=server.endpoint)
     mirror.send(b"reflected")
     assert server.poll(REFUSED) == []
     mirror.close()
@@ -63,10 +68,14 @@ def test_the_coordinators_own_key_is_no_clients(
 
 @pytest.mark.usefixtures("hasty")
 def test_a_members_sealing_key_is_not_a_channel_key(
-    server: CurveServer, roster: Roster, identities: dict[str, Identity]
+    server: CurveServer, identities: dict[str, Identity], parties: dict[str, Party]
 ) -> None:
     signing, sealing, _ = identities["north"].raw
-    crossed = CurveClient(Identity(signing, bytes(32), sealing), roster, maximum=MAXIMUM, endpoint=server.endpoint)
+    crossed = CurveClient(
+        parties["north"]._replace(identity=Identity(signing, bytes(32), sealing)),
+        maximum=MAXIMUM,
+        endpoint=server.endpoint,
+    )
     crossed.send(b"let me in")
     assert server.poll(REFUSED) == []
     crossed.close()
@@ -88,22 +97,20 @@ def test_a_password_is_no_key(server: CurveServer, context: zmq.Context[zmq.Sock
 
 
 @pytest.mark.usefixtures("hasty")
-def test_without_its_doorkeeper_a_server_lets_nobody_in(
-    server: CurveServer, roster: Roster, identities: dict[str, Identity]
-) -> None:
+def test_without_its_doorkeeper_a_server_lets_nobody_in(server: CurveServer, parties: dict[str, Party]) -> None:
     server._door.stop()
-    north = CurveClient(identities["north"], roster, maximum=MAXIMUM, endpoint=server.endpoint)
+    north = CurveClient(parties["north"], maximum=MAXIMUM, endpoint=server.endpoint)
     north.send(b"anybody there?")
     assert server.poll(REFUSED) == []
     north.close()
 
 
 @pytest.mark.usefixtures("hasty")
-def test_a_client_gives_nothing_to_another_server(roster: Roster, identities: dict[str, Identity]) -> None:
+def test_a_client_gives_nothing_to_another_server(roster: Roster, parties: dict[str, Party]) -> None:
     impostor = Identity.generate()
     false_roster = Roster("hub", {**roster.members, "hub": impostor.public})
-    false_server = CurveServer(impostor, false_roster, maximum=MAXIMUM)
-    north = CurveClient(identities["north"], roster, maximum=MAXIMUM, endpoint=false_server.endpoint)
+    false_server = CurveServer(parties["hub"]._replace(identity=impostor, roster=false_roster), maximum=MAXIMUM)
+    north = CurveClient(parties["north"], maximum=MAXIMUM, endpoint=false_server.endpoint)
     north.send(b"for the real hub")
     assert false_server.poll(REFUSED) == []
     false_server.send("north", b"from the false hub")
@@ -113,63 +120,260 @@ def test_a_client_gives_nothing_to_another_server(roster: Roster, identities: di
 
 
 @pytest.mark.usefixtures("hasty")
-def test_a_server_lets_in_its_own_rosters_sites_only(roster: Roster, identities: dict[str, Identity]) -> None:
+def test_a_server_lets_in_its_own_rosters_sites_only(roster: Roster, parties: dict[str, Party]) -> None:
     smaller = Roster("hub", {name: roster.members[name] for name in ("hub", "north")})
-    server = CurveServer(identities["hub"], smaller, maximum=MAXIMUM)
-    south = CurveClient(identities["south"], roster, maximum=MAXIMUM, endpoint=server.endpoint)
+    server = CurveServer(parties["hub"]._replace(roster=smaller), maximum=MAXIMUM)
+    south = CurveClient(parties["south"], maximum=MAXIMUM, endpoint=server.endpoint)
     south.send(b"not here")
     assert server.poll(REFUSED) == []
     south.close()
     server.close()
 
 
-def test_only_the_coordinator_can_be_the_server(roster: Roster, identities: dict[str, Identity]) -> None:
+def test_only_the_coordinator_can_be_the_server(parties: dict[str, Party]) -> None:
     with pytest.raises(ValueError, match="not the coordinator's"):
-        CurveServer(identities["north"], roster, maximum=MAXIMUM)
+        CurveServer(parties["north"], maximum=MAXIMUM)
+
+
+class Raw:
+    """A socket of somebody who has a member's keys and does with a connection what our clients do not."""
+
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], party: Party, endpoint: str, routing_id: bytes = b""
+    ) -> None:
+        self.socket = context.socket(zmq.DEALER)
+        if routing_id:
+            self.socket.routing_id = routing_id
+        self.socket.curve_secretkey = party.identity.channel_key
+        self.socket.curve_publickey = party.identity.public.channel
+        self.socket.curve_serverkey = party.roster.members["hub"].channel
+        self.socket.connect(endpoint)
+        self.link = Initiator(party, "hub", maximum=MAXIMUM, queue=8, buffers=Buffers())
+        self.arrived: list[bytes] = []
+
+    def pump(self, seconds: float) -> list[bytes]:
+        """Say what there is to say, and hear what comes meanwhile."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            while (packet := self.link.next_packet(time.monotonic())) is not None:
+                self.socket.send(packet)
+            if self.socket.poll(20):
+                frame = self.link.receive(self.socket.recv())
+                self.arrived += [] if frame is None else [frame]
+        return self.arrived
+
+    def open(self, frame: bytes) -> None:
+        self.link.send(frame)
+        until = time.monotonic() + SOON
+        while not self.link.idle and time.monotonic() < until:
+            self.pump(0.05)
 
 
 def test_a_routing_id_proves_nothing(
-    server: CurveServer, roster: Roster, identities: dict[str, Identity], context: zmq.Context[zmq.Socket[bytes]]
+    server: CurveServer, context: zmq.Context[zmq.Socket[bytes]], parties: dict[str, Party]
 ) -> None:
     """South calls its connection `north`, before and after north itself is there."""
-    liar = context.socket(zmq.DEALER)
-    liar.routing_id = b"north"
-    liar.curve_secretkey, liar.curve_publickey = identities["south"].channel_key, roster.members["south"].channel
-    liar.curve_serverkey = roster.members["hub"].channel
-    liar.connect(server.endpoint)
-    liar.send(b"I am north")
+    liar = Raw(context, parties["south"], server.endpoint, b"north")
+    liar.open(b"I am north")
     assert server.poll(SOON) == [("south", b"I am north")]
     server.send("north", b"for north only")
-    assert liar.poll(int(REFUSED * 1000)) == 0
-    north = CurveClient(identities["north"], roster, maximum=MAXIMUM, endpoint=server.endpoint)
+    assert liar.pump(REFUSED) == []
+    north = CurveClient(parties["north"], maximum=MAXIMUM, endpoint=server.endpoint)
     north.send(b"no, I am")
     assert server.poll(SOON) == [("north", b"no, I am")]
     server.send("north", b"for north only")
     assert north.poll(SOON) == [b"for north only"]
-    assert liar.poll(0) == 0
+    assert liar.pump(0.1) == []
     north.close()
 
 
-def test_a_frame_of_several_parts_is_not_a_frame(
-    server: CurveServer, roster: Roster, identities: dict[str, Identity], context: zmq.Context[zmq.Socket[bytes]]
+def test_a_packet_of_several_parts_is_not_a_packet(
+    server: CurveServer, context: zmq.Context[zmq.Socket[bytes]], parties: dict[str, Party]
 ) -> None:
-    odd = context.socket(zmq.DEALER)
-    odd.curve_secretkey, odd.curve_publickey = identities["south"].channel_key, roster.members["south"].channel
-    odd.curve_serverkey = roster.members["hub"].channel
-    odd.connect(server.endpoint)
-    odd.send_multipart([b"north", b"two parts"])
-    odd.send(b"one part")
+    odd = Raw(context, parties["south"], server.endpoint)
+    odd.socket.send_multipart([b"north", b"two parts"])
+    odd.open(b"one part")
     assert server.poll(SOON) == [("south", b"one part")]
 
 
-def test_a_client_finds_a_server_that_was_restarted(roster: Roster, identities: dict[str, Identity]) -> None:
-    server = CurveServer(identities["hub"], roster, maximum=MAXIMUM)
+def test_a_channel_key_without_the_signing_key_says_nothing(
+    server: CurveServer, context: zmq.Context[zmq.Socket[bytes]], parties: dict[str, Party]
+) -> None:
+    """CURVE lets it in; the session, and with it every frame, wants the signature."""
+    signing, sealing, channel = Identity.generate().raw[0], *parties["south"].identity.raw[1:]
+    thief = Raw(context, parties["south"]._replace(identity=Identity(signing, sealing, channel)), server.endpoint)
+    thief.link.send(b"let me in")
+    thief.pump(REFUSED)
+    assert server.poll(0) == []
+    assert [(error.peer, type(error)) for error in server.refusals()] == [("south", BadSignature)]
+
+
+def test_a_packet_over_the_limit_ends_the_connection_before_it_is_looked_at(
+    server: CurveServer, context: zmq.Context[zmq.Socket[bytes]], parties: dict[str, Party]
+) -> None:
+    rude = Raw(context, parties["south"], server.endpoint)
+    rude.open(b"hello")
+    assert server.poll(SOON) == [("south", b"hello")]
+    monitor = rude.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    rude.socket.send(bytes(MAXIMUM_PACKET + 1))
+    assert monitor.poll(SOON * 1000)
+    assert server.poll(0) == []
+    assert server.refusals() == []
+
+
+def test_revocation_ends_a_live_connection_at_once(
+    server: CurveServer, context: zmq.Context[zmq.Socket[bytes]], parties: dict[str, Party]
+) -> None:
+    revoked, other = (Raw(context, parties[name], server.endpoint) for name in ("south", "north"))
+    for name, raw in (("south", revoked), ("north", other)):
+        raw.open(b"here")
+        assert server.poll(SOON) == [(name, b"here")]
+    monitor = revoked.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    revoked.link.send(b"a frame that is under way")
+    began = time.monotonic()
+    server.revoke("south")
+    assert monitor.poll(1000)
+    assert time.monotonic() - began < 1
+    revoked.pump(REFUSED)  # connects anew, and is not let in
+    assert server.poll(0) == []
+    server.send("south", b"x")
+    other.open(b"still here")
+    assert server.poll(SOON) == [("north", b"still here")]
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_roster_without_a_site_ends_its_connection_and_one_with_it_lets_it_in(
+    server: CurveServer, roster: Roster, parties: dict[str, Party]
+) -> None:
+    south = CurveClient(parties["south"], maximum=MAXIMUM, endpoint=server.endpoint)
+    south.send(b"here")
+    assert server.poll(SOON) == [("south", b"here")]
+    server.accept(Roster("hub", {name: roster.members[name] for name in ("hub", "north")}))
+    south.send(b"and now?")
+    assert server.poll(REFUSED) == []
+    server.accept(roster)
+    deadline = time.monotonic() + 3 * SOON
+    while not (arrived := server.poll(0.2)) and time.monotonic() < deadline:
+        south.send(b"again")
+    assert {name for name, _ in arrived} == {"south"}  # also what waited for it meanwhile
+    south.close()
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_site_with_new_keys_is_let_in_by_them_alone(
+    server: CurveServer, roster: Roster, parties: dict[str, Party]
+) -> None:
+    rotated = Identity.generate()
+    changed = Roster("hub", {**roster.members, "south": rotated.public})
+    server.accept(changed)
+    old = CurveClient(parties["south"], maximum=MAXIMUM, endpoint=server.endpoint)
+    old.send(b"by the old keys")
+    new = CurveClient(
+        parties["south"]._replace(identity=rotated, roster=changed), maximum=MAXIMUM, endpoint=server.endpoint
+    )
+    new.send(b"by the new keys")
+    assert server.poll(SOON) == [("south", b"by the new keys")]
+    assert server.poll(REFUSED) == []
+    old.close()
+    new.close()
+
+
+@pytest.mark.usefixtures("hasty")
+def test_who_acts_on_another_roster_is_refused_by_name(
+    server: CurveServer, roster: Roster, parties: dict[str, Party]
+) -> None:
+    larger = Roster("hub", {**roster.members, "west": Identity.generate().public})
+    south = CurveClient(parties["south"]._replace(roster=larger), maximum=MAXIMUM, endpoint=server.endpoint)
+    south.send(b"here")
+    assert server.poll(REFUSED) == []
+    assert {(error.peer, type(error)) for error in server.refusals()} == {("south", WrongRoster)}
+    south.close()
+
+
+def test_a_key_has_one_connection(
+    server: CurveServer, context: zmq.Context[zmq.Socket[bytes]], parties: dict[str, Party]
+) -> None:
+    first = Raw(context, parties["south"], server.endpoint)
+    first.open(b"first")
+    monitor = first.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    assert server.poll(SOON) == [("south", b"first")]
+    many = [Raw(context, parties["south"], server.endpoint) for _ in range(5)]
+    for raw in many:
+        raw.open(b"next")
+        assert server.poll(SOON) == [("south", b"next")]
+    assert monitor.poll(1000)
+
+
+def test_who_connects_and_says_nothing_is_hung_up_on(
+    server: CurveServer, parties: dict[str, Party], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("protocols.transport.connections.SILENT_S", 0.2)
+    with socket.create_connection(("127.0.0.1", int(server.endpoint.rpartition(":")[2]))) as quiet:
+        quiet.settimeout(SOON)
+        while quiet.recv(1024):
+            pass  # libzmq's greeting, and then the end
+
+
+def test_a_crowd_that_says_nothing_is_thinned(
+    server: CurveServer, parties: dict[str, Party], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("protocols.transport.connections.SILENT", 4)
+    address = ("127.0.0.1", int(server.endpoint.rpartition(":")[2]))
+    crowd = [socket.create_connection(address) for _ in range(12)]
+    crowd[0].settimeout(SOON)
+    while crowd[0].recv(1024):
+        pass
+    north = CurveClient(parties["north"], maximum=MAXIMUM, endpoint=server.endpoint)
+    north.send(b"in the crowd")
+    assert server.poll(SOON) == [("north", b"in the crowd")]
+    for end in crowd:
+        end.close()
+    north.close()
+
+
+def test_who_begins_handshakes_without_end_is_hung_up_on(
+    server: CurveServer,
+    context: zmq.Context[zmq.Socket[bytes]],
+    parties: dict[str, Party],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("protocols.transport.connections.OFFERS", 5)
+    flood = Raw(context, parties["south"], server.endpoint)
+    monitor = flood.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    for _ in range(6):
+        flood.socket.send(Offered(parties["south"]).packet)
+    assert monitor.poll(SOON * 1000)
+    assert server.poll(0.2) == []
+    assert {(error.peer, type(error)) for error in server.refusals()} == {("south", UnexpectedMessage)}
+    north = CurveClient(parties["north"], maximum=MAXIMUM, endpoint=server.endpoint)
+    north.send(b"not held up")
+    assert server.poll(SOON) == [("north", b"not held up")]
+    north.close()
+
+
+def test_a_site_connects_anew_every_day(
+    server: CurveServer, parties: dict[str, Party], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("protocols.transport.zmq_curve._DAY_S", 0.5)
+    north = CurveClient(parties["north"], maximum=MAXIMUM, endpoint=server.endpoint)
+    routes = set()
+    deadline = time.monotonic() + 3 * SOON
+    while len(routes) < 3 and time.monotonic() < deadline:
+        north.send(b"x")
+        server.poll(0.1)
+        routes |= {route.id for route in server._routes.values()}
+    assert len(routes) >= 3
+    north.close()
+
+
+def test_a_client_finds_a_server_that_was_restarted(parties: dict[str, Party]) -> None:
+    server = CurveServer(parties["hub"], maximum=MAXIMUM)
     endpoint = server.endpoint
-    north = CurveClient(identities["north"], roster, maximum=MAXIMUM, endpoint=endpoint)
+    north = CurveClient(parties["north"], maximum=MAXIMUM, endpoint=endpoint)
     north.send(b"first")
     assert server.poll(SOON) == [("north", b"first")]
     server.close()
-    server = CurveServer(identities["hub"], roster, maximum=MAXIMUM, endpoint=endpoint)
+    server = CurveServer(parties["hub"], maximum=MAXIMUM, endpoint=endpoint)
     arrived: list[tuple[str, bytes]] = []
     deadline = time.monotonic() + 2 * SOON
     while not arrived and time.monotonic() < deadline:  # frames may be lost in between: the protocol sends again
@@ -182,38 +386,52 @@ def test_a_client_finds_a_server_that_was_restarted(roster: Roster, identities: 
     server.close()
 
 
-def test_a_client_may_come_before_its_server(roster: Roster, identities: dict[str, Identity]) -> None:
-    first = CurveServer(identities["hub"], roster, maximum=MAXIMUM)
+def test_a_client_may_come_before_its_server(parties: dict[str, Party]) -> None:
+    first = CurveServer(parties["hub"], maximum=MAXIMUM)
     endpoint = first.endpoint
     first.close()
-    north = CurveClient(identities["north"], roster, maximum=MAXIMUM, endpoint=endpoint)
+    north = CurveClient(parties["north"], maximum=MAXIMUM, endpoint=endpoint)
     north.send(b"early")
     time.sleep(0.2)
-    server = CurveServer(identities["hub"], roster, maximum=MAXIMUM, endpoint=endpoint)
+    server = CurveServer(parties["hub"], maximum=MAXIMUM, endpoint=endpoint)
     assert server.poll(SOON) == [("north", b"early")]
     north.close()
     server.close()
 
 
 def test_the_newest_connection_of_a_name_is_the_one_that_is_answered(
-    server: CurveServer, roster: Roster, identities: dict[str, Identity]
+    server: CurveServer, context: zmq.Context[zmq.Socket[bytes]], parties: dict[str, Party]
 ) -> None:
     """A site that was restarted is reached although its old connection has not been noticed as dead."""
-    old, new = (CurveClient(identities["north"], roster, maximum=MAXIMUM, endpoint=server.endpoint) for _ in "12")
-    for client, frame in ((old, b"old"), (new, b"new")):
-        client.send(frame)
-        assert server.poll(SOON) == [("north", frame)]
+    old = Raw(context, parties["north"], server.endpoint)
+    old.open(b"old")
+    assert server.poll(SOON) == [("north", b"old")]
+    new = CurveClient(parties["north"]._replace(boot=2), maximum=MAXIMUM, endpoint=server.endpoint)
+    new.send(b"new")
+    assert server.poll(SOON) == [("north", b"new")]
     server.send("north", b"answer")
     assert new.poll(SOON) == [b"answer"]
-    assert old.poll(0) == []
-    old.close()
+    assert old.pump(0.1) == []
     new.close()
 
 
-def test_a_route_that_leads_nowhere_is_forgotten(
-    server: CurveServer, roster: Roster, identities: dict[str, Identity]
-) -> None:
-    north = CurveClient(identities["north"], roster, maximum=MAXIMUM, endpoint=server.endpoint)
+def test_an_older_start_takes_nothing_from_a_newer_one(server: CurveServer, parties: dict[str, Party]) -> None:
+    """Two processes with the keys of one site, one of them from a copy of its folder."""
+    new = CurveClient(parties["north"]._replace(boot=2), maximum=MAXIMUM, endpoint=server.endpoint)
+    new.send(b"new")
+    assert server.poll(SOON) == [("north", b"new")]
+    old = CurveClient(parties["north"], maximum=MAXIMUM, endpoint=server.endpoint)
+    assert server.poll(REFUSED) == []
+    assert {error.rule for error in server.refusals()} == {"a node's boot number never falls"}
+    server.send("north", b"answer")
+    assert new.poll(SOON) == [b"answer"]
+    assert old.poll(0) == []
+    new.close()
+    old.close()
+
+
+def test_a_route_that_leads_nowhere_is_forgotten(server: CurveServer, parties: dict[str, Party]) -> None:
+    north = CurveClient(parties["north"], maximum=MAXIMUM, endpoint=server.endpoint)
     north.send(b"here")
     assert server.poll(SOON) == [("north", b"here")]
     north.close()
@@ -224,24 +442,20 @@ def test_a_route_that_leads_nowhere_is_forgotten(
     assert "north" not in server._routes
 
 
-def test_a_port_in_use_is_an_error_and_leaves_nothing(
-    server: CurveServer, roster: Roster, identities: dict[str, Identity]
-) -> None:
+def test_a_port_in_use_is_an_error_and_leaves_nothing(server: CurveServer, parties: dict[str, Party]) -> None:
     before = _held()
     with pytest.raises(zmq.ZMQError, match="in use"):
-        CurveServer(identities["hub"], roster, maximum=MAXIMUM, endpoint=server.endpoint)
+        CurveServer(parties["hub"], maximum=MAXIMUM, endpoint=server.endpoint)
     with pytest.raises(zmq.ZMQError):
-        CurveClient(identities["north"], roster, maximum=MAXIMUM, endpoint="nonsense")
+        CurveClient(parties["north"], maximum=MAXIMUM, endpoint="nonsense")
     assert _settled(before) == before
 
 
-def test_closing_leaves_no_thread_and_no_socket(roster: Roster, identities: dict[str, Identity]) -> None:
+def test_closing_leaves_no_thread_and_no_socket(roster: Roster, parties: dict[str, Party]) -> None:
     before = _held()
     for _ in range(3):
-        server = CurveServer(identities["hub"], roster, maximum=MAXIMUM)
-        clients = [
-            CurveClient(identities[name], roster, maximum=MAXIMUM, endpoint=server.endpoint) for name in roster.sites
-        ]
+        server = CurveServer(parties["hub"], maximum=MAXIMUM)
+        clients = [CurveClient(parties[name], maximum=MAXIMUM, endpoint=server.endpoint) for name in roster.sites]
         for client in clients:
             client.send(b"here")
         assert server.poll(SOON)
@@ -251,17 +465,15 @@ def test_closing_leaves_no_thread_and_no_socket(roster: Roster, identities: dict
     assert _settled(before) == before
 
 
-def test_what_was_just_sent_leaves_before_the_end(
-    server: CurveServer, roster: Roster, identities: dict[str, Identity]
-) -> None:
-    north = CurveClient(identities["north"], roster, maximum=MAXIMUM, endpoint=server.endpoint)
+def test_what_was_just_sent_leaves_before_the_end(server: CurveServer, parties: dict[str, Party]) -> None:
+    north = CurveClient(parties["north"], maximum=MAXIMUM, endpoint=server.endpoint)
     north.send(bytes(MAXIMUM))
     north.close()
     assert server.poll(SOON) == [("north", bytes(MAXIMUM))]
 
 
-def test_closing_does_not_wait_for_who_never_answers(roster: Roster, identities: dict[str, Identity]) -> None:
-    north = CurveClient(identities["north"], roster, maximum=MAXIMUM, endpoint="tcp://127.0.0.1:9")
+def test_closing_does_not_wait_for_who_never_answers(parties: dict[str, Party]) -> None:
+    north = CurveClient(parties["north"], maximum=MAXIMUM, endpoint="tcp://127.0.0.1:9")
     north.send(b"nobody listens")
     began = time.monotonic()
     north.close()
