@@ -117,7 +117,10 @@ def _set_up(
     """All steps before a vector is masked."""
     state, opened = server.open_sum(manifest, opening, roster, hub)
     own = {name: getattr(manifest, name) for name in Expected.__slots__ if name != "weights"}
-    expected, floors = Expected(**own, weights={site.name: 1 for site in members}), Floors(sites=1)
+    expected, floors = (
+        Expected(**own, weights={site.name: 1 for site in members}),
+        Floors(sites=1, known=frozenset(roster.sites)),
+    )
     for site in members:
         began = time.perf_counter()
         place: dict[str, Any] = {"expected": expected, "floors": floors, "roster": roster, "me": site.name}

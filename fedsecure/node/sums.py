@@ -20,6 +20,7 @@ from keys.roster import Roster
 from protocols.codec import decode, encode
 from protocols.messages import Kind, Message, kind_of
 from protocols.secagg.ledger import Ledger
+from protocols.secagg.manifest import Floors
 from protocols.secagg.states import Masked
 
 _RATCHET: Final = "sums.ratchet"
@@ -62,12 +63,12 @@ class Sums:
         raw = self._store.get(f"sums-{step}")
         return decode(list(Kind)[raw[0]], raw[1:], "store") if raw else None
 
-    def restore(self, roster: Roster, me: str) -> Masked | None:
+    def restore(self, roster: Roster, me: str, floors: Floors) -> Masked | None:
         """The state that a restart goes on from. None: the site is a dropout of whatever sum was running, for good."""
         sealed = self._store.get("sums-state")
         try:
             if sealed and not self.ledger.entries[-1].over:
-                return Masked.from_bytes(self._ratchet().open(sealed, _CONTEXT), roster, me)
+                return Masked.from_bytes(self._ratchet().open(sealed, _CONTEXT), roster, me, floors)
         except (CannotOpen, ValueError, OSError, IndexError):
             pass  # whatever was lost, it must not be made up
         if self.ledger.entries:

@@ -19,7 +19,7 @@ from keys.encoding import prefixed
 from keys.errors import InvalidSignature
 from keys.identity import Identity
 from keys.roster import Roster
-from protocols.errors import BadSignature, Inconsistent, TooFew, UnexpectedMessage
+from protocols.errors import BadSignature, BelowFloor, Inconsistent, TooFew, UnexpectedMessage
 from protocols.ring import Masks, Words, pack_into
 from protocols.secagg.keyset import advertisement, draw_secrets
 from protocols.secagg.ledger import Ledger
@@ -66,7 +66,7 @@ def open_sum(
     """Check the manifest. The new ledger is on disk before `advertise_keys`. Raises a FaultyPeer (the coordinator)."""
     cohort = check_manifest(message, expected=expected, floors=floors, roster=roster, me=me)
     opened = ledger.open(message.manifest, cohort.digest, floors, roster.coordinator)
-    return Opened(cohort, cohort.rank[me], roster), opened
+    return Opened(cohort, cohort.rank[me], roster, floors), opened
 
 
 def advertise_keys(
@@ -117,6 +117,9 @@ def hear_survivors(state: Masked, message: Survivors) -> Told:
     threshold = state.opened.cohort.manifest.threshold
     if len(survivors) < threshold:
         raise TooFew("ConsistencyCheck", len(survivors), threshold)
+    names = state.opened.cohort.names
+    if not state.opened.floors.know_enough((names[rank] for rank in survivors), names[state.opened.me]):
+        raise BelowFloor(coordinator, "survivors have as many sites that this one verified as it demands")
     return Told(state, survivors, dropped)
 
 

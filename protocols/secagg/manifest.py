@@ -1,13 +1,13 @@
 """What a sum is about, and what a site checks before it takes part.
 
-A site computes itself whatever it can (`Expected`) and compares; what is left, who takes part and how many may fail, it
-holds against floors of its own. The coordinator can only ask for more.
+A site computes itself whatever it can (`Expected`) and compares: also who is in the cohort, which is all sites
+of the study. How many may fail it holds against floors of its own. The coordinator can only ask for more.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -18,7 +18,7 @@ from keys.encoding import prefixed, u64
 from keys.errors import InvalidSignature
 from keys.identity import Identity
 from keys.roster import Roster
-from protocols.errors import BadSignature, BelowFloor, Inconsistent, Malformed, UnknownPeer
+from protocols.errors import BadSignature, BelowFloor, Inconsistent, UnknownPeer
 from protocols.ring import Ring
 from protocols.secagg.graph import degree
 from protocols.secagg.messages import CohortMember, FlowPart, Input, Manifest, SecAggOpen
@@ -38,28 +38,38 @@ def least_threshold(sites: int, corrupted: int) -> int:
     return (sites + corrupted) // 2 + 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Floors:
     """A site's own settings, below which it takes part in nothing.
 
-    sites: least n. corrupted: least c. attempts: most sums begun for one round. sums: most sums answered in a study.
-    known: sites whose keys its operator verified; least_known: how many of them must be in a cohort besides itself, so
-    that puppets count for nothing. With 5 sites and 1 that drops out no survivor reads another; with 3 it does.
+    known: sites whose keys its operator verified; least_known: how many of them must be among the survivors besides the
+    site itself, at least 1, so that puppets count for nothing. sites: least n. corrupted: least c. attempts: most sums
+    begun for one round. sums: most sums answered in a study. With 5 sites and 1 that drops out no survivor reads
+    another; with 3 it does. Raises ValueError unless 0 < least_known <= len(known).
     """
 
+    known: frozenset[str]
+    least_known: int = 1
     sites: int = 5
     corrupted: int = 1
     attempts: int = 3
     sums: int = 1000
-    known: frozenset[str] = frozenset()
-    least_known: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.least_known <= len(self.known):
+            raise ValueError("a site sums with at least one site whose keys its operator verified")
+
+    def know_enough(self, sites: Iterable[str], me: str) -> bool:
+        """Whether enough of `sites` are verified, the site itself not counted."""
+        return len(self.known.intersection(sites) - {me}) >= self.least_known
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
     """What the site knows of the sum by itself; the fields of the manifest that they must equal.
 
-    weights: of all sites of the study. Reals are the manifest's 8 bytes, computed by the site from the study.
+    weights: of all sites of the study, who are the cohort of each of its sums. Reals are the manifest's 8 bytes,
+    computed by the site from the study.
     """
 
     study: bytes
@@ -137,17 +147,15 @@ def check_manifest(message: SecAggOpen, *, expected: Expected, floors: Floors, r
     for field in _COMPUTED:
         if getattr(manifest, field) != getattr(expected, field):
             raise Inconsistent(coordinator, f"the manifest's {field} is what the site received or computed itself")
-    # 3. The cohort is of sites of the roster, this one among them, with the study's weights.
-    names = [member.site for member in manifest.cohort]
-    if not set(names) <= set(roster.sites):
-        raise UnknownPeer(coordinator, "a cohort is of sites of the roster")
-    if me not in names:
-        raise Malformed(coordinator, "a site is sent manifests whose cohort it is in")
-    if manifest.cohort != tuple(CohortMember(name, expected.weights.get(name, 0)) for name in names):
-        raise Inconsistent(coordinator, "the weights of a cohort are those of the study")
-    # 4. It is large enough, and there are enough in it whom this site knows.
+    # 3. The cohort is the whole study with its weights, so that n, c and t are the study's: of a smaller cohort, chosen
+    # round a victim, c + 1 sites could be corrupted, and of disjoint ones each would give a sum. Who is late drops out.
+    if manifest.cohort != tuple(CohortMember(name, weight) for name, weight in sorted(expected.weights.items())):
+        raise Inconsistent(coordinator, "a cohort is all sites of the study, with its weights")
+    if me not in expected.weights:
+        raise UnknownPeer(coordinator, "a site is asked for the sums of studies that it is in")
+    # 4. It is large enough, and there are enough in it whom this site knows and who were not revoked.
     _check_numbers(manifest, floors, coordinator)
-    if len(floors.known.intersection(names) - {me}) < floors.least_known:
+    if not floors.know_enough(set(expected.weights).intersection(roster.sites), me):
         raise BelowFloor(coordinator, "a cohort has as many sites that this one verified as it demands")
     return Cohort(manifest)
 

@@ -16,6 +16,7 @@ from protocols.errors import (
     Malformed,
     TooFew,
     UnexpectedMessage,
+    UnknownPeer,
 )
 from protocols.secagg.graph import commitment, least_present, neighbours_of
 from protocols.secagg.keyset import (
@@ -50,6 +51,8 @@ def share_keys(
     digests = {entry.rank: entry.digest for entry in message.digests}
     if any(rank >= len(cohort) for rank in digests):
         raise Malformed(coordinator, "a keyset is of members of the cohort")
+    if not {cohort.names[rank] for rank in digests} <= set(opened.roster.sites):
+        raise UnknownPeer(coordinator, "keys are of sites of the roster")  # of the study, but revoked since
     if digests.get(opened.me) != advertisement_digest(state.message):
         raise Inconsistent(coordinator, "a site's keys are in the keyset as it advertised them")
     _require_left("AdvertiseKeys", len(digests), least_present(len(cohort), manifest.threshold))

@@ -19,7 +19,7 @@ from keys.encoding import prefixed, u64
 from keys.roster import Roster
 from protocols.fields import Digest, Wire
 from protocols.secagg.keyset import Secrets
-from protocols.secagg.manifest import Cohort
+from protocols.secagg.manifest import Cohort, Floors
 from protocols.secagg.messages import AdvertiseKeys, Manifest, Rank, Ranks, Share
 from protocols.secagg.shares import Pair
 
@@ -40,6 +40,7 @@ class Opened(_Quiet):
     cohort: Cohort
     me: int
     roster: Roster
+    floors: Floors
 
     @property
     def coordinator(self) -> str:
@@ -118,13 +119,13 @@ class Masked(_Quiet):
         return _ENCODER.encode(_MaskedFile(self.opened.cohort.manifest, self.keyset, tuple(sorted(self.sharers)), rows))
 
     @classmethod
-    def from_bytes(cls, raw: bytes, roster: Roster, me: str) -> Self:
+    def from_bytes(cls, raw: bytes, roster: Roster, me: str, floors: Floors) -> Self:
         """Raises ValueError unless `to_bytes` gave it, at this site."""
         try:
             file = _DECODER.decode(raw)
             cohort = Cohort(file.manifest)
             held = {row.dealer: Pair(row.seed, row.key) for row in file.held}
-            return cls(Opened(cohort, cohort.rank[me], roster), file.keyset, frozenset(file.sharers), held)
+            return cls(Opened(cohort, cohort.rank[me], roster, floors), file.keyset, frozenset(file.sharers), held)
         except (msgspec.DecodeError, KeyError):
             raise ValueError("not this site's part of a sum") from None
 

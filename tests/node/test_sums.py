@@ -48,7 +48,7 @@ def play(party: Any, store: Store, kill_before: str = "") -> tuple[Any, Any, lis
     def killed(step: str) -> None:
         if step == kill_before:
             sums[0] = Sums(store)
-            site.state = sums[0].restore(roster, me)
+            site.state = sums[0].restore(roster, me, site.floors)
 
     def open_(message: Any) -> Any:
         answer = type(site).open(site, message)
@@ -114,7 +114,7 @@ def test_after_the_answer_no_share_is_left(party: Any, store: Store) -> None:
     assert store.get("sums-state") == b""
     again = Sums(store)
     assert again.ledger == sums.ledger
-    assert again.restore(done.sites[party.names(4)[0]].roster, party.names(4)[0]) is None
+    assert again.restore(done.sites[party.names(4)[0]].roster, party.names(4)[0], party.FLOORS) is None
 
 
 def test_a_copy_of_the_database_without_its_ratchet_opens_nothing(party: Any, store: Store, tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_copy_of_the_database_without_its_ratchet_opens_nothing(party: Any, st
     sums = Sums(store)
     sums.begin(sums.ledger)  # the next sum
     store.put(**{"sums-state": sealed})
-    assert sums.restore(roster, party.names(4)[0]) is None
+    assert sums.restore(roster, party.names(4)[0], party.FLOORS) is None
 
 
 def test_only_a_sites_answers_are_kept(store: Store) -> None:

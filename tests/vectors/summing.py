@@ -36,6 +36,7 @@ SITES = NAMES[1:]
 SLOW = load(Path(__file__).parents[1] / "interop" / "secagg_reader.py")
 POOL = Path(__file__).with_name("encapsulations.hex")  # encapsulations are random in the library: drawn once and frozen
 OPENING = fixed("opening")
+FLOORS = Floors(known=frozenset(SITES), least_known=2, sites=3)
 VECTORS = {"site-a": [1, -2, 3], "site-b": [10, 20, -30], "site-c": [-100, 200, 524000]}
 MANIFEST = Manifest(
     study=STUDY, stage=0, round=2, attempt=0, model=fixed("model"), inputs=(Input("target", fixed("target")),),
@@ -94,7 +95,12 @@ class Transcript:
         state, opened = server.open_sum(MANIFEST, OPENING, ROSTER, IDENTITIES["coordinator"])
         for name in SITES:
             self.to["open", name] = opened
-            place: Any = {"expected": EXPECTED, "floors": Floors(sites=3), "roster": ROSTER, "me": name}
+            place: Any = {
+                "expected": EXPECTED,
+                "floors": FLOORS,
+                "roster": ROSTER,
+                "me": name,
+            }
             begun, ledgers[name] = client.open_sum(opened, Ledger(), **place)
             states[name], self.by["open", name] = client.advertise_keys(begun, IDENTITIES[name], entropy[name])
             state = server.take_keys(state, name, self.by["open", name])
@@ -219,13 +225,14 @@ def _open_cases(site: Any, done: Transcript) -> None:
         rule = f"the manifest's {field} is what the site received or computed itself"
         site("open", f"another {field}", "Inconsistent", "coordinator", rule, resigned(**{field: value}))
     weights = (CohortMember("site-a", 1), *MANIFEST.cohort[1:])
-    site("open", "another weight", "Inconsistent", "coordinator", "weights of a cohort", resigned(cohort=weights))
+    all_ = "a cohort is all sites of the study, with its weights"
+    site("open", "another weight", "Inconsistent", "coordinator", all_, resigned(cohort=weights))
     puppet = (*MANIFEST.cohort[:2], CohortMember("site-z", 2))
-    site("open", "a puppet", "UnknownPeer", "coordinator", "of sites of the roster", resigned(cohort=puppet))
+    site("open", "a puppet", "Inconsistent", "coordinator", all_, resigned(cohort=puppet))
     hub_too = (CohortMember("coordinator", 2), *MANIFEST.cohort[:2])
-    site("open", "the coordinator in the cohort", "UnknownPeer", "coordinator", "of sites", resigned(cohort=hub_too))
+    site("open", "the coordinator in the cohort", "Inconsistent", "coordinator", all_, resigned(cohort=hub_too))
     two = resigned(cohort=MANIFEST.cohort[:2], threshold=2)
-    site("open", "two sites", "BelowFloor", "coordinator", "at least 3 sites", two)
+    site("open", "two of three sites", "Inconsistent", "coordinator", all_, two)
     site("open", "nobody corrupted", "BelowFloor", "coordinator", "corrupted sites as this one",
          resigned(corrupted=0))  # fmt: skip
     site("open", "two shares open a secret", "BelowFloor", "coordinator", "the graph is that", resigned(holders=2))

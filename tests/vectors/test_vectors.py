@@ -52,6 +52,7 @@ CONTEXT = vectors("frames")["context"]
 STUDY = bytes.fromhex(CONTEXT["study"])
 EDITION = Edition.from_bytes(CONTEXT["roster"].encode())
 ROSTER = Roster(EDITION.coordinator, {name: member.public for name, member in EDITION.members.items()})
+FLOORS = Floors(known=frozenset(ROSTER.sites), least_known=2, sites=3)
 IDENTITIES = {name: Identity(*map(bytes.fromhex, keys)) for name, keys in CONTEXT["private"].items()}
 
 
@@ -316,7 +317,12 @@ class Sum:
             case "open":
                 own = {f: getattr(self.manifest, f) for f in Expected.__slots__ if f != "weights"}
                 expected = Expected(**own, weights={member.site: member.weight for member in self.manifest.cohort})
-                place: Any = {"expected": expected, "floors": Floors(sites=3), "roster": ROSTER, "me": name}
+                place: Any = {
+                    "expected": expected,
+                    "floors": FLOORS,
+                    "roster": ROSTER,
+                    "me": name,
+                }
                 opened, self.ledgers[name] = client.open_sum(message, self.ledgers[name], **place)
                 return client.advertise_keys(opened, identity, entropy)
             case "share":

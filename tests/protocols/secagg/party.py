@@ -25,6 +25,7 @@ from protocols.secagg.messages import CohortMember, FlowPart, Input, Manifest
 OPENING = bytes(range(32))
 REAL = struct.pack("<d", 1.0)
 MODEL = hashlib.sha256(b"model").digest()
+FLOORS = Floors(sites=1, known=frozenset(f"site-{rank:04}" for rank in range(1000)))
 _POOL: list[Identity] = []
 
 
@@ -53,10 +54,11 @@ def manifest(sites: int, length: int = 3, **changes: Any) -> Manifest:
     return Manifest(**{**fields, **changes})
 
 
-def expected(of: Manifest) -> Expected:
-    """What an honest site computes itself, which is what an honest manifest says."""
+def expected(of: Manifest, study: int = 0) -> Expected:
+    """What an honest site computes, and an honest manifest says. study: how many sites, if not the cohort."""
     shared = {name: getattr(of, name) for name in Expected.__slots__ if name != "weights"}
-    return Expected(**shared, weights={member.site: member.weight for member in of.cohort})
+    weights = dict.fromkeys(names(study), 1) or {member.site: member.weight for member in of.cohort}
+    return Expected(**shared, weights=weights)
 
 
 @dataclass
@@ -67,7 +69,7 @@ class Site:
     identity: Identity
     roster: Roster
     vector: list[int]
-    floors: Floors = field(default_factory=lambda: Floors(sites=1))
+    floors: Floors = field(default_factory=lambda: FLOORS)
     ledger: Ledger = field(default_factory=Ledger)
     state: Any = None
 

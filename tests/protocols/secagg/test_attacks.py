@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from party import MODEL, Site, expected, manifest, names, party, plain_sum, run
+from party import FLOORS, MODEL, Site, expected, manifest, names, party, plain_sum, run
 
 from keys.encoding import prefixed, u64
 from keys.hybrid import HybridKey
@@ -333,12 +333,12 @@ def test_different_results_to_different_sites() -> None:
 @pytest.mark.parametrize(
     ("changes", "floors", "rule"),
     [
-        ({"threshold": 3}, Floors(sites=1), "above half"),
-        ({"corrupted": 0, "threshold": 4}, Floors(sites=1), "corrupted sites as this one"),
-        ({"holders": 2}, Floors(sites=1), "the graph is that"),
-        ({"neighbours": 2}, Floors(sites=1), "the graph is that"),
-        ({}, Floors(sites=6), "at least 6 sites"),
-        ({"attempt": 3}, Floors(sites=1), "begun at most 3 times"),
+        ({"threshold": 3}, FLOORS, "above half"),
+        ({"corrupted": 0, "threshold": 4}, FLOORS, "corrupted sites as this one"),
+        ({"holders": 2}, FLOORS, "the graph is that"),
+        ({"neighbours": 2}, FLOORS, "the graph is that"),
+        ({}, changed(FLOORS, sites=6), "at least 6 sites"),
+        ({"attempt": 3}, FLOORS, "begun at most 3 times"),
     ],
 )
 def test_less_than_a_sites_floors(changes: dict[str, Any], floors: Floors, rule: str) -> None:
@@ -352,18 +352,67 @@ def test_less_than_a_sites_floors(changes: dict[str, Any], floors: Floors, rule:
 
 
 def test_puppets() -> None:
-    """Sites that the coordinator made up are not in the roster; those it got into the roster are not verified."""
-    members, hub, _ = party(5)
+    """Sites that the coordinator made up are not in the study; those it got into study and roster are not verified."""
+    members, hub, roster = party(5)
     what = manifest(5)
     made_up = (what.cohort[0], *(replace(member, site=f"z{member.site}") for member in what.cohort[1:]))
     puppets = replace(what, cohort=made_up)
-    with pytest.raises(UnknownPeer, match="sites of the roster") as caught:
-        members[A].open(sign_manifest(puppets, hub), expected(puppets))
+    with pytest.raises(Inconsistent, match="all sites of the study") as caught:
+        members[A].open(sign_manifest(puppets, hub), expected(what))
     assert caught.value.peer == "hub"
-    members[A].floors = Floors(sites=1, known=frozenset({A, B, "friend-1", "friend-2"}), least_known=2)
+    members[A].floors = changed(FLOORS, known=frozenset({A, B, "friend-1", "friend-2"}), least_known=2)
     with pytest.raises(BelowFloor, match="verified") as caught_too:
         members[A].open(sign_manifest(what, hub), expected(what))
     assert caught_too.value.peer == "hub"
+    # One friend is in the study, but the coordinator says that it dropped out.
+    members, hub, roster = party(6)
+    members[A].floors = changed(FLOORS, known=frozenset({E}))
+    done = run(members, hub, roster, manifest(6), drop={"mask": [E]})
+    refused(done, A, BelowFloor, "hub", "survivors have as many sites that this one verified")
+    for nobody in ({"known": frozenset()}, {"known": frozenset({B}), "least_known": 0}):
+        with pytest.raises(ValueError, match="at least one site"):
+            Floors(**nobody)
+
+
+def small(of: int, some: list[str], hub: Any) -> tuple[Any, Any]:
+    """The manifest of a cohort that is a part of a study of `of` sites; and what a site of the study expects."""
+    whole, part = manifest(of), manifest(len(some))
+    what = replace(part, cohort=tuple(member for member in whole.cohort if member.site in some))
+    return sign_manifest(what, hub), expected(what, study=of)
+
+
+def test_a_victim_among_colluders() -> None:
+    """A study of 26 sites, of which 5 may be corrupted. In a cohort of the victim and 4 of these c would be 1, t 4, and
+    the sum less the colluders' vectors would be the victim's."""
+    members, hub, _ = party(26)
+    opened, knows = small(26, names(26)[:5], hub)
+    assert (opened.manifest.corrupted, opened.manifest.threshold) == (1, 4)
+    with pytest.raises(Inconsistent, match="all sites of the study") as caught:
+        members[A].open(opened, knows)
+    assert caught.value.peer == "hub"
+    # The same by dropouts: of 26 sites 16 must stay, of whom at least 11 are honest.
+    members, hub, roster = party(26)
+    with pytest.raises(TooFew, match="16 sites, 5 are left"):
+        run(members, hub, roster, manifest(26), drop={"mask": names(26)[5:]})
+
+
+def test_disjoint_cohorts_of_one_round() -> None:
+    """A study of 20 sites in four cohorts of 5: four sums of 5 instead of one of 20."""
+    members, hub, _ = party(20)
+    for first in range(0, 20, 5):
+        some = names(20)[first : first + 5]
+        opened, knows = small(20, some, hub)
+        for name in some:
+            with pytest.raises(Inconsistent, match="all sites of the study"):
+                members[name].open(opened, knows)
+
+
+def test_a_revoked_site() -> None:
+    """It stays in the cohort, so that n and t are the study's, and is a dropout of every sum."""
+    members, hub, roster = party(5)
+    members[A].roster = changed(roster, members={n: m for n, m in roster.members.items() if n != E})
+    done = run(members, hub, roster, manifest(5))  # by a coordinator that goes on with it
+    refused(done, A, UnknownPeer, "hub", "keys are of sites of the roster")
 
 
 def test_the_graph_is_opened_as_it_was_committed_to() -> None:
@@ -519,4 +568,4 @@ def test_all_that_a_survivor_learns_is_the_sum_of_the_others() -> None:
     assert done.total is not None
     others = [total - mine for total, mine in zip(done.total, members[A].vector, strict=True)]
     assert others == plain_sum(members, [B, C, D])
-    assert Floors().sites == 5
+    assert Floors(known=frozenset({B})).sites == 5

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
+import party
 import pytest
 from party import manifest
 
@@ -13,7 +15,7 @@ from protocols.secagg.ledger import Ledger, Stage
 from protocols.secagg.manifest import Floors, manifest_digest
 from protocols.secagg.messages import FlowPart, Manifest
 
-FLOORS, HUB = Floors(sites=1, attempts=2, sums=3), "hub"
+FLOORS, HUB = replace(party.FLOORS, attempts=2, sums=3), "hub"
 
 
 def opened(ledger: Ledger, what: Manifest, floors: Floors = FLOORS) -> Ledger:

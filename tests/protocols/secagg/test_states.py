@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from party import manifest, names, party, plain_sum, run
+from party import FLOORS, manifest, names, party, plain_sum, run
 
 from keys.ratchet import Ratchet
 from protocols.secagg.states import Masked
@@ -21,7 +21,7 @@ def test_a_site_restarts_between_its_vector_and_its_answer() -> None:
     def restart(step: str, name: str, message: Any) -> Any:
         if step == "check" and name == first:
             sealed = ratchet.seal(members[name].state.to_bytes(), b"masked", bytes)
-            members[name].state = Masked.from_bytes(ratchet.open(sealed, b"masked"), roster, name)
+            members[name].state = Masked.from_bytes(ratchet.open(sealed, b"masked"), roster, name, FLOORS)
         return message
 
     done = run(members, hub, roster, manifest(5), down=restart, drop={"mask": [names(5)[4]]})
@@ -42,7 +42,7 @@ def test_what_is_not_this_sites_state() -> None:
     run(members, hub, roster, manifest(3), down=keep)
     for raw, me in ((kept[0][:-1], names(3)[0]), (b"", names(3)[0]), (kept[0], "stranger")):
         with pytest.raises(ValueError, match="this site's part"):
-            Masked.from_bytes(raw, roster, me)
+            Masked.from_bytes(raw, roster, me, FLOORS)
 
 
 def test_no_state_prints_what_it_holds() -> None:

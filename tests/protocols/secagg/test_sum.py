@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from party import OPENING, expected, manifest, names, party, plain_sum, run
+from party import FLOORS, OPENING, expected, manifest, names, party, plain_sum, run
 
 from protocols.errors import TooFew
 from protocols.ring import signed
 from protocols.secagg import client, server, setup, unmasking
 from protocols.secagg.ledger import Ledger
-from protocols.secagg.manifest import Floors, assumed_corrupted, least_threshold
+from protocols.secagg.manifest import assumed_corrupted, least_threshold
 
 STEPS = ("open", "share", "mask", "check", "unmask")
 
@@ -31,7 +31,7 @@ def test_every_dropout_at_every_step(sites: int) -> None:
     """All ways in which sites can leave before each of the five steps. Steps are pure, so that the ways branch."""
     members, hub, roster = party(sites, length=2, ring=16)
     what = manifest(sites, length=2, ring=16)
-    floors, least = Floors(sites=1), least_threshold(sites, assumed_corrupted(sites))
+    floors, least = FLOORS, least_threshold(sites, assumed_corrupted(sites))
     state, opened = server.open_sum(what, OPENING, roster, hub)
     keys, ledgers = {}, {}
     for name, site in members.items():
