@@ -87,9 +87,11 @@ def burn(state: Keyed, ledger: Ledger) -> tuple[Burned, Ledger]:
 def mask_input(state: Burned, fill: Fill) -> tuple[Masked, MaskedInput]:
     """The vector plus all masks, chunk after chunk: the vector is never whole in memory as integers.
 
-    `state` is used up: it masks one vector, which `fill` gives. Store the message before it is sent.
+    The keys are used up: they mask one vector, which `fill` gives. Raises RuntimeError if they were. Store ledger and
+    message before it is sent.
     """
     keyed = state.keyed
+    keyed.once.use()
     cohort = keyed.opened.cohort
     ring, masks = cohort.ring, Masks(cohort.ring, keyed.plus, keyed.minus)
     words, packed = ring.words(min(ring.chunk, cohort.length)), ring.packed(cohort.length)
@@ -154,8 +156,9 @@ def answer(state: Agreed, ledger: Ledger) -> tuple[Answering, Ledger]:
 def unmask(state: Answering) -> tuple[Answered, UnmaskShares]:
     """Of each dealer exactly one share: the seed's of a survivor, the mask key's of who dropped out.
 
-    `state` is used up. Store the message before it is sent.
+    The shares are used up. Raises RuntimeError if they were. Store ledger and message before it is sent.
     """
+    state.told.masked.once.use()
     told, held = state.told, state.told.masked.held
     seeds = tuple(Held(dealer, held[dealer].seed) for dealer in sorted(held) if dealer in told.survivors)
     keys = tuple(Held(dealer, held[dealer].key) for dealer in sorted(held) if dealer in told.dropped)
@@ -164,7 +167,8 @@ def unmask(state: Answering) -> tuple[Answered, UnmaskShares]:
 
 
 def hear_result(state: Answered, message: SumResult, identity: Identity) -> tuple[Informed, ResultAgreement]:
-    """What came of the sum, in the coordinator's signature. Raises a FaultyPeer (the coordinator)."""
+    """What came of the sum, in the coordinator's signature. Raises a FaultyPeer (the coordinator), and RuntimeError if
+    a result was signed before."""
     opened, coordinator = state.opened, state.opened.coordinator
     _require_keyset(state.keyset, message.keyset, coordinator)
     data = result_data(opened.cohort.digest, state.keyset, message.result)
@@ -172,6 +176,7 @@ def hear_result(state: Answered, message: SumResult, identity: Identity) -> tupl
         opened.roster.members[coordinator].verify(RESULT_LABEL, data, message.signature)
     except InvalidSignature:
         raise BadSignature(coordinator, "a result is signed by the coordinator") from None
+    state.once.use()
     return Informed(state, message.result), ResultAgreement(state.keyset, identity.sign(AGREEMENT_LABEL, data))
 
 

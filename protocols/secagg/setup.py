@@ -35,7 +35,8 @@ from protocols.secagg.states import Advertised, Keyed, Opened, Shared
 def share_keys(
     state: Advertised, message: Keyset, identity: Identity, entropy: Callable[[int], bytes] = os.urandom
 ) -> tuple[Shared, ShareKeys]:
-    """Deal both secrets to the neighbours that the graph gives. Raises a FaultyPeer, TooFew.
+    """Deal both secrets to the neighbours that the graph gives. Raises a FaultyPeer, TooFew; RuntimeError if they were
+    dealt before.
 
     A neighbour that advertised for another manifest is dropped here, before anything is masked: it was sent another
     model, seed or target, and by its own signature says so.
@@ -70,13 +71,15 @@ def share_keys(
     # 5. Enough of them are of this manifest.
     peers = {entry.rank: entry for entry in message.advertisements if entry.manifest == cohort.digest}
     _require_left("AdvertiseKeys", len(peers) + 1, manifest.holders)
+    state.once.use()
     kept, entries = deal(state.secrets, opened.me, peers, manifest.holders, keyset, identity, entropy)
     shared = Shared(opened, state.secrets, keyset, frozenset(digests), peers, mine - peers.keys(), kept)
     return shared, ShareKeys(keyset, entries)
 
 
 def accept_shares(state: Shared, message: RelayShares) -> Keyed:
-    """Take the shares that neighbours dealt, and derive all mask keys. Raises a FaultyPeer, TooFew."""
+    """Take the shares that neighbours dealt, and derive all mask keys. Raises a FaultyPeer, TooFew; RuntimeError if
+    they were derived before."""
     opened, coordinator, keyset = state.opened, state.opened.coordinator, state.keyset
     if message.keyset != keyset:
         raise UnexpectedMessage(coordinator, "shares are of the keyset that the site is in")
@@ -99,6 +102,7 @@ def accept_shares(state: Shared, message: RelayShares) -> Keyed:
         pairs = pair_keys(opened.cohort, keyset, state.secrets.mask, opened.me, peers)
     except CannotOpen as error:
         raise CannotDecrypt(opened.cohort.names[error.args[1]], "an offer opens for the higher rank") from None
+    state.once.use()
     plus, minus = split_signs(pairs, opened.me)
     own = self_key(opened.cohort, keyset, state.secrets.self_seed, opened.me)
     return Keyed(opened, keyset, sharers, held, (own, *plus), minus)

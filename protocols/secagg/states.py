@@ -4,12 +4,14 @@
            -> Agreed -answer-> Answering -> Answered -> Informed
 
 `Masked` and what follows hold no secret of the site's own but its own shares; before, a restart loses the sum.
+What would give a secret away if it were used twice (another keyset, vector, set of survivors or result) can be used
+once: it has a `Once`, which whoever comes second finds used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import msgspec
@@ -22,6 +24,21 @@ from protocols.secagg.keyset import Secrets
 from protocols.secagg.manifest import Cohort, Floors
 from protocols.secagg.messages import AdvertiseKeys, Manifest, Rank, Ranks, Share
 from protocols.secagg.shares import Pair
+
+
+class Once:
+    """A flag that is raised once. A second use is a mistake in our own code, whatever the ledger says."""
+
+    __slots__ = ("_used",)
+
+    def __init__(self) -> None:
+        self._used = False
+
+    def use(self) -> None:
+        """Raises RuntimeError from the second time on."""
+        if self._used:
+            raise RuntimeError("a state of a sum that is used once was used again")
+        self._used = True
 
 
 class _Quiet:
@@ -49,15 +66,18 @@ class Opened(_Quiet):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Advertised(_Quiet):
+    """once: shares of these secrets are dealt for one keyset. Of two, one could open the seed and one the mask key."""
+
     opened: Opened
     secrets: Secrets
     message: AdvertiseKeys
+    once: Once = field(default_factory=Once, init=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Shared(_Quiet):
     """keyset: its digest. present: ranks that advertised; peers: neighbours whose keys hold; strangers: neighbours that
-    advertised for another manifest, which this site knows nothing of any more."""
+    advertised for another manifest, which this site knows nothing of any more. once: masks with one set of peers."""
 
     opened: Opened
     secrets: Secrets
@@ -66,11 +86,15 @@ class Shared(_Quiet):
     peers: Mapping[int, AdvertiseKeys]
     strangers: frozenset[int]
     kept: Pair
+    once: Once = field(default_factory=Once, init=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Keyed(_Quiet):
-    """All mask keys are here. plus, minus: keys of 32 bytes; held: dealer -> shares, the site's own among them."""
+    """All mask keys are here. plus, minus: keys of 32 bytes; held: dealer -> shares, the site's own among them.
+
+    once: they mask one vector. The flag is here and not with `Burned`, of which anybody could make another.
+    """
 
     opened: Opened
     keyset: bytes
@@ -78,11 +102,12 @@ class Keyed(_Quiet):
     held: Mapping[int, Pair]
     plus: tuple[bytes, ...]
     minus: tuple[bytes, ...]
+    once: Once = field(default_factory=Once, init=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Burned(_Quiet):
-    """`Keyed`, and the ledger that says so is to be on disk before the vector is masked. Used once."""
+    """`Keyed`, and the ledger that says so is to be on disk before what is masked is sent."""
 
     keyed: Keyed
 
@@ -106,12 +131,16 @@ _DECODER = Decoder(_MaskedFile)
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Masked(_Quiet):
-    """The vector is masked; mask keys and vector are gone. What a restart goes on from."""
+    """The vector is masked; mask keys and vector are gone. What a restart goes on from.
+
+    once: shares are given away for one set of survivors. Here and not with `Answering`, for the same reason.
+    """
 
     opened: Opened
     keyset: bytes
     sharers: frozenset[int]
     held: Mapping[int, Pair]
+    once: Once = field(default_factory=Once, init=False, compare=False)
 
     def to_bytes(self) -> bytes:
         """Secret: sealed under the round's ratchet before it is stored."""
@@ -169,18 +198,19 @@ class Agreed(_Quiet):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Answering(_Quiet):
-    """`Agreed`, and the ledger that says so is to be on disk before a share is sent. Used once."""
+    """`Agreed`, and the ledger that says so is to be on disk before a share is sent."""
 
     told: Told
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Answered(_Quiet):
-    """All shares are given away or forgotten."""
+    """All shares are given away or forgotten. once: one result is signed."""
 
     opened: Opened
     keyset: bytes
     survivors: frozenset[int]
+    once: Once = field(default_factory=Once, init=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, repr=False)

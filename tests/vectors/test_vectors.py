@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -309,6 +310,8 @@ class Sum:
     def at(self, step: str, name: str, message: Any) -> tuple[Any, Any]:
         """A site's step: its next state, and its answer."""
         state, identity = self.sites.get(name), IDENTITIES[name]
+        if state is not None:
+            state = replace(state)  # states are used once, and there are many cases
 
         def entropy(size: int) -> bytes:
             return bytes(next(self.entropy[name]) for _ in range(size))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace as again  # states are used once, and ways branch: a copy for each
 from itertools import combinations
 from typing import Any
 
@@ -49,7 +50,7 @@ def test_every_dropout_at_every_step(sites: int) -> None:
                 server.close_keys(advertising)
             continue
         sharing_, keysets = server.close_keys(advertising)
-        shared = {n: setup.share_keys(keys[n][0], keysets[n], members[n].identity) for n in first}
+        shared = {n: setup.share_keys(again(keys[n][0]), keysets[n], members[n].identity) for n in first}
         for second in subsets(first):
             sharing = sharing_
             for name in second:
@@ -61,7 +62,9 @@ def test_every_dropout_at_every_step(sites: int) -> None:
             masking_, relays = server.close_shares(sharing)
             masked, burned = {}, {}
             for name in second:
-                token, burned[name] = client.burn(setup.accept_shares(shared[name][0], relays[name]), ledgers[name])
+                token, burned[name] = client.burn(
+                    setup.accept_shares(again(shared[name][0]), relays[name]), ledgers[name]
+                )
                 masked[name] = client.mask_input(token, members[name].fill)
             for third in subsets(second):
                 masking = masking_
@@ -81,7 +84,7 @@ def _to_the_end(masking: Any, members: Any, masked: Any, burned: Any, third: Any
     checking_, told = server.close_vectors(masking)
     signed_by = {}
     for name in third:
-        signing, ledger = client.sign(client.hear_survivors(masked[name][0], told), burned[name])
+        signing, ledger = client.sign(client.hear_survivors(again(masked[name][0]), told), burned[name])
         signed_by[name] = (*client.sign_survivors(signing, members[name].identity), ledger)
     for fourth in subsets(third):
         checking = checking_
@@ -94,7 +97,9 @@ def _to_the_end(masking: Any, members: Any, masked: Any, burned: Any, third: Any
         unmasking_, request = server.close_checks(checking)
         answers = {}
         for name in fourth:
-            answering, _ = client.answer(client.verify_agreement(signed_by[name][0], request), signed_by[name][2])
+            told_again = again(signed_by[name][0].told, masked=again(signed_by[name][0].told.masked))
+            agreed = client.verify_agreement(again(signed_by[name][0], told=told_again), request)
+            answering, _ = client.answer(agreed, signed_by[name][2])
             answers[name] = client.unmask(answering)[1]
         for fifth in subsets(fourth):
             state = unmasking_
