@@ -1,7 +1,7 @@
 """What a site must have on disk before each of its steps, so that no crash, restart or repetition opens a vector.
 
-    open     before a key is advertised      a manifest is opened once; a new attempt ends the one before it
-    burn     before masking                  a keyset masks one vector once. A kill after this makes the site a dropout
+    open     before a key is sent            a manifest is opened once; a new attempt ends the one before it
+    burn     before the vector is sent       a keyset masks one vector once. A kill before this makes the site a dropout
     sign     before the signature is sent    one set of survivors for one keyset
     answer   before shares are sent          the updates to one model are opened once
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from fedsecure.errors import SettingsError
 from fedsecure.node.store import Store
 from fedsecure.node.sums import Sums
 from protocols.errors import Spent
@@ -133,8 +134,7 @@ def test_a_copy_of_the_database_without_its_ratchet_opens_nothing(party: Any, st
     path = tmp_path / "sums.ratchet"
     assert path.stat().st_mode & 0o777 == 0o600
     sums = Sums(store)
-    sums.begin(sums.ledger)  # the next sum
-    store.put(**{"sums-state": sealed})
+    store.put(**{"sums-state": sealed})  # the answer is given, and the ratchet went on with it
     assert sums.restore(roster, party.names(4)[0], party.FLOORS) is None
 
 
@@ -147,3 +147,122 @@ def test_a_damaged_ledger_stops_the_site(store: Store) -> None:
     store.put(**{"sums-ledger": b"\x91"})
     with pytest.raises(ValueError):  # noqa: PT011  msgspec's text
         Sums(store)
+
+
+def test_the_ratchet_goes_on_when_a_sum_is_given_up(party: Any, store: Store, tmp_path: Path) -> None:
+    states: list[tuple[bytes, bytes]] = []
+    keep = Sums.keep
+
+    def copying(self: Sums, step: str, message: Any, ledger: Any, state: Any = None) -> None:
+        keep(self, step, message, ledger, state)
+        states.append((store.get("sums-state") or b"", (tmp_path / "sums.ratchet").read_bytes()))
+        if step == "masked-input":
+            self.give_up()
+            assert (tmp_path / "sums.ratchet").read_bytes()[:32] != states[-1][1][:32]
+            assert store.get("sums-state") == b""
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Sums, "keep", copying)
+        done, _, _ = play(party, store)
+    assert [type(error) for _, error in done.refusals] == [Spent]
+    assert states[-1][0]
+
+
+def backup(store: Store) -> dict[str, bytes]:
+    names = ("sums-ledger", "sums-state", "sums-masked-input")
+    return {name: value for name in names if (value := store.get(name)) is not None}
+
+
+def test_an_older_database_is_noticed(party: Any, store: Store) -> None:
+    """With the ledger of before its answer a site would answer again, for other survivors."""
+    kept: list[dict[str, bytes]] = []
+    keep = Sums.keep
+
+    def copying(self: Sums, step: str, *arguments: Any) -> None:
+        kept.append(backup(store))
+        keep(self, step, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Sums, "keep", copying)
+        _, sums, _ = play(party, store)
+    newest = backup(store)
+    for older in kept:
+        store.put(**older)
+        if older.get("sums-ledger") != newest["sums-ledger"]:
+            with pytest.raises(SettingsError, match="not the last one"):
+                Sums(store)
+    assert len({older["sums-ledger"] for older in kept}) == 3  # opened, burned, signed
+    store.put(**newest)
+    assert Sums(store).ledger == sums.ledger
+
+
+def test_a_record_that_is_gone_is_noticed(party: Any, store: Store, tmp_path: Path) -> None:
+    play(party, store)
+    path = tmp_path / "sums.ratchet"
+    raw = path.read_bytes()
+    path.write_bytes(raw[:-1])
+    with pytest.raises(SettingsError, match="damaged"):
+        Sums(store)
+    path.unlink()
+    with pytest.raises(SettingsError, match="missing"):
+        Sums(store)
+    store.close()
+    for gone in tmp_path.glob("node.db*"):
+        gone.unlink()
+    path.write_bytes(raw)
+    path.chmod(0o600)
+    empty = Store(tmp_path)
+    with pytest.raises(SettingsError, match="not the last one"):
+        Sums(empty)
+    empty.close()
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("write", [0, 1, 2])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_kill_inside_a_write(party: Any, store: Store, write: int, place: int) -> None:
+    """File, database, file: killed before any of them, in the first three writes of a sum. The ledger is the old one
+    or the new one, and what comes next is written as ever."""
+    members, hub, roster = party.party(4)
+    me, what = members[party.names(4)[0]], party.manifest(4)
+    sums, ledgers, messages = Sums(store), [Sums(store).ledger], []
+
+    def open_(message: Any) -> Any:
+        answer = type(me).open(me, message)
+        messages.append(answer)
+        ledgers.append(me.ledger)
+        return answer
+
+    me.open = open_
+    party.run(members, hub, roster, what)
+    ledgers += [ledgers[-1].burn(ledgers[-1].entries[-1].manifest, bytes(32), "hub")]
+    steps = [
+        lambda s: s.begin(ledgers[1]),
+        lambda s: s.keep("masked-input", messages[0], ledgers[2]),
+        lambda s: s.give_up(),
+    ]
+    for step in steps[:write]:
+        step(sums)
+    before, calls = sums.ledger, iter(range(9))
+
+    def dying(call: Any) -> Any:
+        def put(*arguments: Any, **values: Any) -> Any:
+            if next(calls) == place:
+                raise Killed
+            return call(*arguments, **values)
+
+        return put
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sums, "_put", dying(sums._put))
+        patch.setattr(store, "put", dying(store.put))
+        with pytest.raises(Killed):
+            steps[write](sums)
+    again = Sums(store)
+    assert (again.ledger == before) == (place < 2)
+    for step in steps[write:] if again.ledger == before else steps[write + 1 :]:
+        step(again)
+    assert Sums(store).ledger.entries[-1].over
