@@ -116,9 +116,9 @@ def _set_up(
 ) -> tuple[server.Masking, dict[str, Keyed]]:
     """All steps before a vector is masked."""
     state, opened = server.open_sum(manifest, opening, roster, hub)
-    own = {name: getattr(manifest, name) for name in Expected.__slots__ if name != "weights"}
+    own = {name: getattr(manifest, name) for name in Expected.__slots__ if name not in ("initial", "weights")}
     expected, floors = (
-        Expected(**own, weights={site.name: 1 for site in members}),
+        Expected(**own, initial=manifest.model, weights={site.name: 1 for site in members}),
         Floors(sites=1, known=frozenset(roster.sites)),
     )
     for site in members:

@@ -1,7 +1,7 @@
 """A site's steps. Each takes a state and a message and gives the next state and an answer, or raises.
 
     open_sum  advertise_keys  share_keys  accept_shares  [burn]  mask_input  hear_survivors  [sign]  sign_survivors
-    verify_agreement  [answer]  unmask  hear_result  confirm_result
+    verify_agreement  [answer]  unmask  hear_result  confirm_result    or, for who was not there to the end, catch_up
 
 What stands in brackets is the ledger's (`protocols.secagg.ledger`): the new one is on disk before the step behind it.
 After Bonawitz et al., CCS 2017, figure 4 with the steps for an active adversary; SPEC.md says what differs.
@@ -12,6 +12,7 @@ Whoever raises takes no further part in this sum: it is a dropout. A FaultyPeer 
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Callable
 from typing import Final
 
@@ -65,7 +66,7 @@ def open_sum(
 ) -> tuple[Opened, Ledger]:
     """Check the manifest. The new ledger is on disk before `advertise_keys`. Raises a FaultyPeer (the coordinator)."""
     cohort = check_manifest(message, expected=expected, floors=floors, roster=roster, me=me)
-    opened = ledger.open(message.manifest, cohort.digest, floors, roster.coordinator)
+    opened = ledger.open(message.manifest, cohort.digest, floors, roster.coordinator, expected.initial)
     return Opened(cohort, cohort.rank[me], roster, floors), opened
 
 
@@ -128,7 +129,12 @@ def hear_survivors(state: Masked, message: Survivors) -> Told:
 def sign(state: Told, ledger: Ledger) -> tuple[Signing, Ledger]:
     """No other survivors are signed for this keyset from here on. Raises Spent."""
     opened = state.masked.opened
-    return Signing(state), ledger.sign(opened.cohort.digest, state.signed_data, opened.coordinator)
+    cohort, (noise,) = opened.cohort, struct.unpack("<d", opened.cohort.manifest.noise)
+    revoked = frozenset(rank for rank, name in enumerate(cohort.names) if name not in opened.roster.members)
+    regroups = opened.floors.regroups if noise > 0 else 0
+    return Signing(state), ledger.sign(
+        cohort.digest, state.signed_data, state.survivors, opened.coordinator, revoked, regroups
+    )
 
 
 def sign_survivors(state: Signing, identity: Identity) -> tuple[Signed, ConsistencyCheck]:
@@ -169,24 +175,48 @@ def unmask(state: Answering) -> tuple[Answered, UnmaskShares]:
 def hear_result(state: Answered, message: SumResult, identity: Identity) -> tuple[Informed, ResultAgreement]:
     """What came of the sum, in the coordinator's signature. Raises a FaultyPeer (the coordinator), and RuntimeError if
     a result was signed before."""
-    opened, coordinator = state.opened, state.opened.coordinator
-    _require_keyset(state.keyset, message.keyset, coordinator)
-    data = result_data(opened.cohort.digest, state.keyset, message.result)
-    try:
-        opened.roster.members[coordinator].verify(RESULT_LABEL, data, message.signature)
-    except InvalidSignature:
-        raise BadSignature(coordinator, "a result is signed by the coordinator") from None
+    data = _verify_result(state.opened, state.keyset, message)
     state.once.use()
     return Informed(state, message.result), ResultAgreement(state.keyset, identity.sign(AGREEMENT_LABEL, data))
 
 
-def confirm_result(state: Informed, message: AgreedResult) -> bytes:
-    """The result's digest, once t survivors say that they were told the same. Raises a FaultyPeer (the coordinator)."""
+def confirm_result(state: Informed, message: AgreedResult, ledger: Ledger, initial: bytes) -> Ledger:
+    """t survivors say that they were told the same: this result, the next round's model. Raises a FaultyPeer (the
+    coordinator). initial: as in `Expected`."""
     answered = state.answered
-    _require_keyset(answered.keyset, message.keyset, answered.opened.coordinator)
-    data = result_data(answered.opened.cohort.digest, answered.keyset, state.result)
-    _require_signatures(answered.opened, answered.survivors, message.signatures, AGREEMENT_LABEL, data, "result")
-    return state.result
+    opened, keyset = answered.opened, answered.keyset
+    _require_keyset(keyset, message.keyset, opened.coordinator)
+    data = result_data(opened.cohort.digest, keyset, state.result)
+    _require_signatures(opened, answered.survivors, message.signatures, AGREEMENT_LABEL, data, "result")
+    return ledger.confirm(opened.cohort.manifest, opened.cohort.digest, state.result, opened.coordinator, initial)
+
+
+def catch_up(
+    message: SecAggOpen, said: SumResult, agreed: AgreedResult, ledger: Ledger, *, expected: Expected, floors: Floors,
+    roster: Roster, me: str,
+) -> Ledger:  # fmt: skip
+    """The result of a sum that this site was no part of, or not to its end: without it the next model is not the next.
+
+    All three messages as they were sent to others. expected: of that sum. Raises a FaultyPeer (the coordinator).
+    """
+    cohort = check_manifest(message, expected=expected, floors=floors, roster=roster, me=me)
+    opened = Opened(cohort, cohort.rank[me], roster, floors)
+    data = _verify_result(opened, agreed.keyset, said)
+    members = frozenset(rank for rank, name in enumerate(cohort.names) if name in roster.members)
+    signatures = tuple(entry for entry in agreed.signatures if entry.rank in members)
+    _require_signatures(opened, members, signatures, AGREEMENT_LABEL, data, "result")
+    return ledger.confirm(message.manifest, cohort.digest, said.result, roster.coordinator, expected.initial)
+
+
+def _verify_result(opened: Opened, keyset: bytes, message: SumResult) -> bytes:
+    """What coordinator and sites sign for it."""
+    _require_keyset(keyset, message.keyset, opened.coordinator)
+    data = result_data(opened.cohort.digest, keyset, message.result)
+    try:
+        opened.roster.members[opened.coordinator].verify(RESULT_LABEL, data, message.signature)
+    except InvalidSignature:
+        raise BadSignature(opened.coordinator, "a result is signed by the coordinator") from None
+    return data
 
 
 def result_data(manifest: bytes, keyset: bytes, result: bytes) -> bytes:

@@ -45,7 +45,11 @@ class Floors:
     known: sites whose keys its operator verified; least_known: how many of them must be among the survivors besides the
     site itself, at least 1, so that puppets count for nothing. sites: least n. corrupted: least c. attempts: most sums
     begun for one round. sums: most sums answered in a study. With 5 sites and 1 that drops out no survivor reads
-    another; with 3 it does. Raises ValueError unless 0 < least_known <= len(known).
+    another; with 3 it does. regroups: how many sums of a study may be of other survivors than an earlier sum of the
+    same model, of which nothing came. Their difference shows who left to whoever got the first one open all the same,
+    and noise alone hides it: of sums without noise it is none.
+
+    Raises ValueError unless 0 < least_known <= len(known).
     """
 
     known: frozenset[str]
@@ -54,6 +58,7 @@ class Floors:
     corrupted: int = 1
     attempts: int = 3
     sums: int = 1000
+    regroups: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.least_known <= len(self.known):
@@ -68,8 +73,9 @@ class Floors:
 class Expected:
     """What the site knows of the sum by itself; the fields of the manifest that they must equal.
 
-    weights: of all sites of the study, who are the cohort of each of its sums. Reals are the manifest's 8 bytes,
-    computed by the site from the study.
+    initial: digest of the model with which the manifest's stage begins: the study's first one, or what the site makes
+    of the last result by the study's rule. weights: of all sites of the study, who are the cohort of each of its sums.
+    Reals are the manifest's 8 bytes, computed by the site from the study.
     """
 
     study: bytes
@@ -86,6 +92,7 @@ class Expected:
     schema: bytes
     terms: bytes
     code: bytes
+    initial: bytes
     weights: Mapping[str, int]
 
 

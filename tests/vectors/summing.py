@@ -46,7 +46,8 @@ MANIFEST = Manifest(
     code=fixed("code"), graph=commitment(OPENING),
 )  # fmt: skip
 EXPECTED = Expected(
-    **{name: getattr(MANIFEST, name) for name in Expected.__slots__ if name != "weights"},
+    **{name: getattr(MANIFEST, name) for name in Expected.__slots__ if name not in ("initial", "weights")},
+    initial=MANIFEST.model,
     weights=dict.fromkeys(SITES, 2),
 )
 
@@ -238,9 +239,11 @@ def _open_cases(site: Any, done: Transcript) -> None:
     site("open", "two shares open a secret", "BelowFloor", "coordinator", "the graph is that", resigned(holders=2))
     site("open", "a ring of neighbours", "BelowFloor", "coordinator", "the graph is that", resigned(neighbours=2))
     again = {"ledger": done.ledger.to_bytes().hex()}
-    site("open", "a second attempt of a sum that was opened", "Spent", "coordinator", "are opened once",
-         resigned(attempt=1), **again)  # fmt: skip
-    site("open", "the same once more", "Spent", "coordinator", "are opened once", lambda m: m, **again)
+    site("open", "the same once more", "Spent", "coordinator", "comes once", lambda m: m, **again)
+    came = done.ledger.confirm(MANIFEST, done.digest, fixed("result"), "coordinator", MANIFEST.model)
+    after = {"ledger": came.to_bytes().hex()}
+    site("open", "a second attempt of a sum of which a result came", "Spent", "coordinator", "summed no more",
+         resigned(attempt=1), **after)  # fmt: skip
     site("open", "a fourth attempt", "BelowFloor", "coordinator", "at most 3 times", resigned(attempt=3))
 
 

@@ -318,8 +318,9 @@ class Sum:
 
         match step:
             case "open":
-                own = {f: getattr(self.manifest, f) for f in Expected.__slots__ if f != "weights"}
-                expected = Expected(**own, weights={member.site: member.weight for member in self.manifest.cohort})
+                own = {f: getattr(self.manifest, f) for f in Expected.__slots__ if f not in ("initial", "weights")}
+                weights = {member.site: member.weight for member in self.manifest.cohort}
+                expected = Expected(**own, initial=self.manifest.model, weights=weights)
                 place: Any = {
                     "expected": expected,
                     "floors": FLOORS,
@@ -344,7 +345,9 @@ class Sum:
             case "hear":
                 return client.hear_result(state, message, identity)
             case _:
-                return client.confirm_result(state, message), None
+                initial = self.manifest.model
+                self.ledgers[name] = client.confirm_result(state, message, self.ledgers[name], initial)
+                return state, None
 
     def take(self, step: str, name: str, message: Any) -> Any:
         steps: dict[str, Any] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -56,9 +56,9 @@ def manifest(sites: int, length: int = 3, **changes: Any) -> Manifest:
 
 def expected(of: Manifest, study: int = 0) -> Expected:
     """What an honest site computes, and an honest manifest says. study: how many sites, if not the cohort."""
-    shared = {name: getattr(of, name) for name in Expected.__slots__ if name != "weights"}
+    shared = {name: getattr(of, name) for name in Expected.__slots__ if name not in ("initial", "weights")}
     weights = dict.fromkeys(names(study), 1) or {member.site: member.weight for member in of.cohort}
-    return Expected(**shared, weights=weights)
+    return Expected(**shared, initial=MODEL, weights=weights)
 
 
 @dataclass
@@ -72,12 +72,14 @@ class Site:
     floors: Floors = field(default_factory=lambda: FLOORS)
     ledger: Ledger = field(default_factory=Ledger)
     state: Any = None
+    first: bytes = MODEL  # the study's first model
 
     def fill(self, start: int, words: Words) -> None:
         words[:] = np.array(self.vector[start : start + len(words)], np.int64).astype(words.dtype)
 
     def open(self, message: Any, knows: Expected | None = None) -> Any:
         knows = expected(message.manifest) if knows is None else knows
+        knows = replace(knows, initial=self.first)
         place = {"floors": self.floors, "roster": self.roster, "me": self.name}
         opened, self.ledger = client.open_sum(message, self.ledger, expected=knows, **place)
         self.state, answer = client.advertise_keys(opened, self.identity)
@@ -107,7 +109,8 @@ class Site:
         return answer
 
     def confirm(self, message: Any) -> bytes:
-        return client.confirm_result(self.state, message)
+        self.ledger = client.confirm_result(self.state, message, self.ledger, self.first)
+        return self.ledger.entries[-1].result
 
 
 def wire(message: Any) -> Any:
@@ -132,6 +135,7 @@ class Run:
     vectors: dict[str, bytes] = field(default_factory=dict)
     said: dict[tuple[str, str], Any] = field(default_factory=dict)  # (step, site) -> what the site answered
     result: bytes = b""
+    agreed: Any = None  # agreed-result
     state: Any = None  # the coordinator's last
 
 
@@ -201,7 +205,7 @@ def run(
     answered = [cohort.names[rank] for rank in sorted(state.answered)]
     agreeing, result = server.publish_result(state, hashlib.sha256(words.tobytes()).digest(), hub)
     agreeing = ask("hear", agreeing, server.take_agreement, dict.fromkeys(answered, result))
-    agreed = server.close_agreement(agreeing)
+    agreed = done.agreed = server.close_agreement(agreeing)
     for name in answered:
         if name not in gone:
             done.result = sites[name].confirm(wire(agreed))

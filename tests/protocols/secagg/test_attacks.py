@@ -182,6 +182,7 @@ def test_another_model_to_one_site() -> None:
     says so, and the others drop it before anything is masked."""
     members, hub, _ = party(5)
     mine, theirs = manifest(5), manifest(5, model=b"\1" * 32)
+    members[E].first = theirs.model  # whatever made it take this for the study's
     keys = {n: members[n].open(sign_manifest(theirs if n == E else mine, hub)) for n in members}
     digests = tuple(KeyDigest(rank, advertisement_digest(keys[n])) for rank, n in enumerate(names(5)))
     keyset = Keyset(Cohort(mine).digest, bytes(range(32)), digests, tuple(keys[n] for n in (B, C, D, E)))
@@ -250,12 +251,13 @@ def test_shares_replayed_from_an_earlier_round() -> None:
         return first.setdefault(name, message) if step == "mask" else message
 
     run(members, hub, roster, manifest(5), down=keep)
-    next_ = manifest(5, round=1, model=b"\1" * 32)
+    next_ = manifest(5, round=1, model=members[A].ledger.entries[-1].result)
     replayed = on("mask", lambda m: replace(m, shares=first[A].shares), A)
     done = run(members, hub, roster, next_, down=replayed)
     refused(done, A, BadSignature, "hub", "signed by their dealer for this keyset")
+    members, hub, roster = party(5)
     whole = on("mask", lambda m: first[B], B)
-    done = run(members, hub, roster, manifest(5, round=2, model=b"\2" * 32), down=whole)
+    done = run(members, hub, roster, manifest(5), down=whole)
     refused(done, B, UnexpectedMessage, "hub", "of the keyset")
 
 
@@ -263,17 +265,20 @@ def test_a_second_unmask() -> None:
     """Asked again, a site has its stored answer and nothing to make another one from; and the ledger says no."""
     members, hub, roster = party(5)
     request: dict[str, Any] = {}
+    ledgers: dict[str, Any] = {}
 
     def keep(step: str, name: str, message: Any) -> Any:
         if step == "unmask":
             request[name] = (message, members[name].state)
+        if step == "hear":
+            ledgers[name] = members[name].ledger
         return message
 
     run(members, hub, roster, manifest(5), down=keep)
     message, before = request[A]
     agreed = client.verify_agreement(before, message)
     with pytest.raises(Spent, match="given away once") as caught:
-        client.answer(agreed, members[A].ledger)
+        client.answer(agreed, ledgers[A])
     assert caught.value.peer == "hub"
 
 
@@ -283,26 +288,106 @@ def test_a_round_again_without_one_site() -> None:
     run(members, hub, roster, manifest(5))
     refusals = aborted(members, hub, roster, manifest(5, attempt=1), drop={"open": [E]})
     assert {(type(e), e.peer) for _, e in refusals} == {(Spent, "hub")}
-    assert all("opened once" in e.rule for _, e in refusals)
+    assert all("summed no more" in e.rule for _, e in refusals)
     refusals = aborted(members, hub, roster, manifest(5, round=7), drop={"open": [E]})  # another round, the same model
     assert {type(e) for _, e in refusals} == {Spent}
     assert manifest(5).model == MODEL
 
 
+@pytest.mark.parametrize("step", ["open", "share", "mask"])
+def test_a_sum_said_to_have_failed_again_without_one_site(step: str) -> None:
+    """The coordinator has all answers and says that it has none: in the next round the same model, without E."""
+    members, hub, roster = party(5)
+    with pytest.raises(TooFew, match="ResultAgreement"):
+        run(members, hub, roster, manifest(5), drop={"hear": names(5)})
+    refusals = aborted(members, hub, roster, manifest(5, round=1), drop={step: [E]})
+    assert {(type(e), e.peer) for _, e in refusals} == {(Spent, "hub")}
+    assert all("same survivors" in e.rule for _, e in refusals)
+
+
+def test_a_model_one_bit_away_without_one_site() -> None:
+    """Its updates are those of the model itself, so that the sums of both differ by the vector of who was left out."""
+    members, hub, roster = party(5)
+    run(members, hub, roster, manifest(5))
+    flipped = bytes([MODEL[0] ^ 1]) + MODEL[1:]
+    refusals = aborted(members, hub, roster, manifest(5, round=1, model=flipped), drop={"mask": [E]})
+    assert {(type(e), e.peer) for _, e in refusals} == {(Spent, "hub")}
+    assert all("what came of the round before" in e.rule for _, e in refusals)
+
+
+def test_a_bad_dealer_is_left_behind() -> None:
+    """A site that answered does not sum the model again without the bad dealer, whose vector would show, until the
+    sites revoke it."""
+    members, hub, roster = party(6)
+    bad = names(6)[5]
+    share = members[bad].share
+
+    def dealt_wrong(message: Any) -> Any:
+        members[bad].state = changed(
+            members[bad].state, secrets=changed(members[bad].state.secrets, self_seed=bytes(32))
+        )
+        return share(message)
+
+    members[bad].share = dealt_wrong  # type: ignore[method-assign]
+    with pytest.raises(BadShare, match="the seed that was committed to"):
+        run(members, hub, roster, manifest(6))
+    refusals = aborted(members, hub, roster, manifest(6, round=1), drop={"open": [bad]})
+    assert {type(e) for _, e in refusals} == {Spent}
+    without = changed(roster, members={n: m for n, m in roster.members.items() if n != bad})
+    for site in members.values():
+        site.roster = without
+    done = run(members, hub, without, manifest(6, round=2), drop={"open": [bad]})
+    assert done.total == plain_sum(members, names(6)[:5])
+
+
+def test_a_result_is_shown_to_who_was_away() -> None:
+    """Of a sum that it was no part of: with it the next round's model is the next here too. Not with fewer than t."""
+    members, hub, roster = party(5)
+    what, said = manifest(5), {}
+
+    def keep(step: str, name: str, message: Any) -> Any:
+        said[step] = message
+        return message
+
+    done = run(members, hub, roster, what, drop={"open": [E]}, down=keep)
+    next_ = manifest(5, round=1, model=done.result)
+    with pytest.raises(Spent, match="what came of the round before"):
+        members[E].open(sign_manifest(next_, hub))
+    agreed = done.agreed
+    place: Any = {"expected": expected(what), "floors": FLOORS, "roster": roster, "me": E}
+    opened, result, ledger = sign_manifest(what, hub), said["hear"], members[E].ledger
+    few = replace(agreed, signatures=agreed.signatures[:3])
+    with pytest.raises(Inconsistent, match="at least 4 survivors sign"):
+        client.catch_up(opened, result, few, ledger, **place)
+    data = client.result_data(Cohort(what).digest, result.keyset, bytes(32))
+    lie = replace(result, result=bytes(32), signature=hub.sign(client.RESULT_LABEL, data))
+    with pytest.raises(BadSignature, match="all survivors sign the same result"):
+        client.catch_up(opened, lie, agreed, ledger, **place)
+    with pytest.raises(BadSignature, match="signed by the coordinator"):
+        client.catch_up(opened, replace(result, result=bytes(32)), agreed, ledger, **place)
+    members[E].ledger = client.catch_up(opened, result, agreed, ledger, **place)
+    done = run(members, hub, roster, next_)
+    assert done.survivors == set(names(5))
+    assert done.total == plain_sum(members, members)
+
+
 def test_another_set_of_survivors_for_one_keyset() -> None:
     members, hub, roster = party(5)
     told: dict[str, Any] = {}
+    ledgers: dict[str, Any] = {}
 
     def keep(step: str, name: str, message: Any) -> Any:
         if step == "check":
             told[name] = (message, members[name].state)
+        if step == "unmask":
+            ledgers[name] = members[name].ledger
         return message
 
     run(members, hub, roster, manifest(5), down=keep)
     message, masked = told[A]
     other = client.hear_survivors(masked, replace(message, survivors=message.survivors[:4], dropped=(4,)))
     with pytest.raises(Spent, match="one set of survivors") as caught:
-        client.sign(other, members[A].ledger)
+        client.sign(other, ledgers[A])
     assert caught.value.peer == "hub"
 
 

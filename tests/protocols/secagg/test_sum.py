@@ -160,13 +160,39 @@ def test_a_sum_longer_than_a_chunk() -> None:
     assert done.total == plain_sum(members, members)
 
 
-def test_the_next_round_begins_clean_after_an_abort() -> None:
+@pytest.mark.parametrize("step", STEPS)
+def test_the_next_round_begins_clean_after_an_abort(step: str) -> None:
+    """With the same model, as nothing came of it; after answers were given, of the same sites."""
     members, hub, roster = party(5)
-    with pytest.raises(TooFew, match="Unmask"):
-        run(members, hub, roster, manifest(5), drop={"unmask": names(5)[:2]})
-    next_ = manifest(5, round=1, model=bytes(31) + b"\1")
-    done = run(members, hub, roster, next_)
-    assert done.total == plain_sum(members, members)
+    with pytest.raises(TooFew):
+        run(members, hub, roster, manifest(5), drop={step: names(5)[:2]})
+    gone = names(5)[4:] if step != "unmask" else []
+    done = run(members, hub, roster, manifest(5, round=1), drop={"open": gone})
+    assert done.total == plain_sum(members, names(5)[: 5 - len(gone)])
+    done = run(members, hub, roster, manifest(5, round=2, model=done.result), drop={"open": gone})
+    assert not done.refusals
+
+
+def test_answers_that_come_late_open_the_sum_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of five are silent when they are asked to open; as no other sum began, what they send later counts."""
+    members, hub, roster = party(5)
+    request: dict[str, Any] = {}
+
+    def keep(step: str, name: str, message: Any) -> Any:
+        if step == "unmask":
+            request[name] = message
+            return None if name in names(5)[:2] else message
+        return message
+
+    states: list[Any] = []
+    open_masks = unmasking.open_masks
+    monkeypatch.setattr(unmasking, "open_masks", lambda state: states.append(state) or open_masks(state))
+    with pytest.raises(TooFew, match="Unmask needs 4 sites, 3 are left"):
+        run(members, hub, roster, manifest(5), down=keep)
+    (state,) = states
+    for name in names(5)[:2]:
+        state = server.take_unmask(state, name, members[name].unmask(request[name]))
+    assert len(open_masks(state).added) == 5
 
 
 def test_one_masked_vector_alone_is_uniform() -> None:
