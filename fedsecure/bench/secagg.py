@@ -67,7 +67,7 @@ def bench_secagg(params: int, sites: int, drop: int, ring: int = 20, seed: int =
     if sites - drop < manifest.threshold:
         raise ValueError(f"a sum of {sites} sites needs {manifest.threshold} to the end: drop fewer")
     masking, keyed = _set_up(manifest, opening, roster, hub, members)
-    grid = Grid.fit(ring, sites, 1.0, params)
+    grid = Grid.fit(ring, [1] * sites, 1.0, params)
     survivors = members[: sites - drop]
 
     measured, exact = _upload(keyed[survivors[0].name], grid, params, seed)
@@ -91,7 +91,7 @@ def bench_secagg(params: int, sites: int, drop: int, ring: int = 20, seed: int =
         "setup_bytes": first.sent,
         "masks": len(keyed[first.name].plus) + len(keyed[first.name].minus),
         "signature_bytes_per_site": signature_bytes,
-        "mean_error": grid.mean_error(len(survivors)),
+        "mean_error": grid.mean_error([1] * len(survivors)),
         "guarantee": degree(sites, manifest.corrupted, manifest.threshold).guarantee(sites, manifest.corrupted),
     }
 
@@ -170,8 +170,7 @@ def _upload(keyed: Keyed, grid: Grid, params: int, seed: int) -> tuple[dict[str,
     bare = unmasking.sum_vectors(keyed.opened.cohort, [packed])
     unmasking.remove_masks(keyed.opened.cohort, bare, unmasking.OpenedMasks(keyed.plus, keyed.minus))
     off = np.abs(dequantize(grid, signed(ring, bare)) - vector * np.float64(factor)).max()
-    float32 = grid.largest * 2.0**-22  # steps that the vector's own precision is away at most
-    close = bool(off <= (1 + float32) * grid.step)
+    close = bool(off <= (1 + 2.0**-20) * grid.step)
     return {"site_upload_s": ours, "site_floor_s": least + adds, "peak_bytes": peak}, close
 
 

@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from fedsecure.privacy.clip import clip_factor
 from fedsecure.types import FloatArray
 from protocols.xof import Keystream, keystream_buffer
 
@@ -37,6 +38,13 @@ def rotate(vector: FloatArray, seed: bytes) -> FloatArray:
         np.multiply(block, signs, out=block)
         _hadamard(block)
     return blocks.reshape(-1)
+
+
+def rotate_clipped(vector: FloatArray, seed: bytes, bound: float) -> tuple[FloatArray, float]:
+    """The rotated vector and the factor that clips *it* to L2 norm `bound`: float32 rotates not quite to the same norm,
+    and it is the rotated coordinates that are summed. Raises ValueError as `clip_factor`."""
+    turned = rotate(vector, seed)
+    return turned, clip_factor(turned, bound)
 
 
 def unrotate(vector: FloatArray, seed: bytes, length: int) -> FloatArray:

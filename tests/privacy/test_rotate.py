@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsecure.privacy.clip import l2_norm
-from fedsecure.privacy.rotate import BLOCK, block_size, reach_factor, rotate, rotated_length, unrotate
+from fedsecure.privacy.rotate import (
+    BLOCK,
+    block_size,
+    reach_factor,
+    rotate,
+    rotate_clipped,
+    rotated_length,
+    unrotate,
+)
 
 SEED = bytes(range(32))
 
@@ -57,6 +65,22 @@ def test_no_coordinate_is_beyond_the_reach() -> None:
     assert np.abs(rotate(vector, SEED)).max() < reach_factor(2 * BLOCK, 40)
     assert reach_factor(2 * BLOCK, 40) == pytest.approx(0.0350, abs=1e-4)
     assert reach_factor(1, 40) == 1
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 5000), st.integers(0, 1000), st.floats(1e-3, 10))
+def test_what_is_clipped_is_the_rotated_vector(length: int, seed: int, bound: float) -> None:
+    """A factor of the vector before would leave norms above the bound: by how much float32 happened to round up."""
+    vector = np.random.default_rng(seed).standard_normal(length).astype(np.float32)
+    turned, factor = rotate_clipped(vector, SEED, bound)
+    assert (turned == rotate(vector, SEED)).all()
+    assert np.linalg.norm(turned.astype(np.float64) * factor) <= bound
+
+
+def test_float32_rotates_to_a_larger_norm() -> None:
+    """So that a factor found before the rotation is not enough."""
+    vectors = np.random.default_rng(0).standard_normal((200, 64)).astype(np.float32)
+    assert any(l2_norm(rotate(vector, SEED)) > l2_norm(vector) * (1 + 1e-8) for vector in vectors)
 
 
 def test_block_sizes() -> None:
