@@ -39,7 +39,7 @@ def share_keys(
     dealt before.
 
     A neighbour that advertised for another manifest is dropped here, before anything is masked: it was sent another
-    model, seed or target, and by its own signature says so.
+    model, seed or target, and by its own signature says so. `Shared.blamed` says whom to blame: log it.
     """
     opened, coordinator = state.opened, state.opened.coordinator
     cohort, manifest = opened.cohort, opened.cohort.manifest

@@ -19,6 +19,7 @@ from msgspec.msgpack import Decoder, Encoder
 
 from keys.encoding import prefixed, u64
 from keys.roster import Roster
+from protocols.errors import Inconsistent
 from protocols.fields import Digest, Wire
 from protocols.secagg.keyset import Secrets
 from protocols.secagg.manifest import Cohort, Floors
@@ -87,6 +88,13 @@ class Shared(_Quiet):
     strangers: frozenset[int]
     kept: Pair
     once: Once = field(default_factory=Once, init=False, compare=False)
+
+    @property
+    def blamed(self) -> tuple[Inconsistent, ...]:
+        """One for each stranger, for the log: the coordinator must leave out whoever advertised for another manifest,
+        and what it passed on instead, signed by the stranger, shows that it gave out more than one."""
+        rule, names = "advertised for another manifest, and was passed on", self.opened.cohort.names
+        return tuple(Inconsistent(self.opened.coordinator, f"{names[r]} {rule}") for r in sorted(self.strangers))
 
 
 @dataclass(frozen=True, slots=True, repr=False)

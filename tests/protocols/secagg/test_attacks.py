@@ -189,6 +189,8 @@ def test_another_model_to_one_site() -> None:
     dealt = members[A].share(keyset)
     assert [entry.holder for entry in dealt.shares] == [0, 1, 2, 3]
     assert members[A].state.strangers == {4}
+    (blamed,) = members[A].state.blamed
+    refused(SimpleNamespace(refusals=[(A, blamed)]), A, Inconsistent, "hub", f"{E} advertised for another manifest")
     # Named among those who shared all the same, it is the coordinator's lie.
     with pytest.raises(Inconsistent, match="for this manifest") as caught:
         setup.accept_shares(members[A].state, RelayShares(dealt.keyset, (0, 1, 2, 3, 4), ()))
