@@ -2,10 +2,10 @@
 
 After Bell, Bonawitz, Gascon, Lepoint, Raykova (CCS 2020): a Harary graph on a random permutation. Sites stand in a
 circle and each has the k/2 to either side for neighbours. For many thousands k grows with the logarithm of their
-number; with one in five corrupted it grows faster up to about 2,000 sites, as few corrupted ones among few can all be in
-one place: k / log2 n is 8 at 101 sites, 13 at 200, 18 at 400, 22 at 1,000, 23 at 2,000 and at 5,000. What differs from
-the paper is the argument, which is ours and holds against a coordinator that chooses who drops out after it has seen
-the graph:
+number; with one in five corrupted it grows faster up to about 2,000 sites, as few corrupted ones among few can all be
+in one place: k / log2 n is 8 at 101 sites, 13 at 200, 18 at 400, 22 at 1,000, 23 at 2,000 and at 5,000. What differs
+from the paper is the argument, which is ours and holds against a coordinator that chooses who drops out after it has
+seen the graph:
 
     Let w = k/2, let the w places to either side of an honest site hold at most C corrupted ones, and let w + C + 2
     shares open a secret. If the honest survivors fell apart, each part would have an honest end, beyond which w places
@@ -15,7 +15,7 @@ the graph:
 
 Staying alive is another matter. Nine in ten sites must advertise, and of those one in twenty may fall silent later, at
 random places; corrupted sites do not choose theirs, and count like others. All corrupted sites together, one in five,
-stop a sum by silence. In a complete graph n - t sites may, which is more than c.
+stop a sum by silence. In a complete graph n - t sites may, which is c or more from 4 sites on.
 
 That the graph is bad has a probability below 2^-40, also for an adversary that tries 2^64 keysets: the permutation
 follows from all advertised keys and from a seed to which the coordinator committed before it saw one.
@@ -62,8 +62,8 @@ class Degree:
             f"random graph, {self.neighbours} neighbours each of {sites} sites, {self.holders} shares open a secret: "
             f"but for a probability of 2^-{FAILURE_BITS} (after 2^{GRINDING_BITS} attempts to choose the graph), "
             f"{corrupted} sites together with a coordinator that chooses who drops out learn the sum of all other "
-            f"survivors and no more; nine in ten must advertise, and of these {sites * 9 // 10 // _DROPOUTS} falling silent "
-            f"at random stop a sum with a probability of at most 2^-{LIVENESS_BITS}; all {corrupted} by silence stop it"
+            f"survivors and no more; nine in ten must advertise, and of these {sites * 9 // 10 // _DROPOUTS} falling "
+            f"silent at random stop a sum with a probability of at most 2^-{LIVENESS_BITS}; all {corrupted} by silence stop it"
         )
 
 

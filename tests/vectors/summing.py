@@ -28,7 +28,7 @@ from protocols.secagg.client import AGREEMENT_LABEL, RESULT_LABEL, SURVIVORS_LAB
 from protocols.secagg.graph import commitment
 from protocols.secagg.keyset import ADVERTISE_LABEL, advertisement_digest
 from protocols.secagg.ledger import Ledger
-from protocols.secagg.manifest import Expected, Floors, sign_manifest
+from protocols.secagg.manifest import Expected, Floors, manifest_digest, sign_manifest
 from protocols.secagg.messages import CohortMember, FlowPart, Held, Input, KeyDigest, Manifest, Signed
 from protocols.secagg.shares import SHARES_LABEL, _signed_data
 
@@ -242,6 +242,14 @@ def _open_cases(site: Any, done: Transcript) -> None:
     site("open", "the same once more", "Spent", "coordinator", "comes once", lambda m: m, **again)
     came = done.ledger.confirm(MANIFEST, done.digest, fixed("result"), "coordinator", MANIFEST.model)
     after = {"ledger": came.to_bytes().hex()}
+    before = replace(MANIFEST, round=1)
+    led = Ledger().confirm(before, manifest_digest(before), fixed("result"), "coordinator", MANIFEST.model)
+    site("open", "a model that is not what came of the round before", "Spent", "coordinator",
+         "what came of the round before", lambda m: m, ledger=led.to_bytes().hex())  # fmt: skip
+    late = replace(MANIFEST, round=3)
+    led = Ledger().open(late, manifest_digest(late), FLOORS, "coordinator", MANIFEST.model)
+    site("open", "an earlier round than before", "Spent", "coordinator", "rounds of a study ascend", lambda m: m,
+         ledger=led.to_bytes().hex())  # fmt: skip
     site("open", "a second attempt of a sum of which a result came", "Spent", "coordinator", "summed no more",
          resigned(attempt=1), **after)  # fmt: skip
     site("open", "a fourth attempt", "BelowFloor", "coordinator", "at most 3 times", resigned(attempt=3))
@@ -335,6 +343,13 @@ def _end_cases(site: Any, done: Transcript) -> None:
         site(step, "of another keyset", "UnexpectedMessage", hub, "of the keyset that the site is in",
              _with(keyset=fixed("other")))  # fmt: skip
     spent = {"ledger": done.ledger.to_bytes().hex()}
+    before = replace(MANIFEST, round=1)
+    old, hub_ = manifest_digest(before), "coordinator"
+    led = Ledger().open(before, old, FLOORS, hub_, MANIFEST.model).burn(old, bytes(32), hub_)
+    led = led.sign(old, b"others", frozenset({0, 1}), hub_).answer(old, b"others", hub_)
+    led = led.open(MANIFEST, done.digest, FLOORS, hub_, MANIFEST.model).burn(done.digest, done.keyset, hub_)
+    site("check", "other survivors than of a sum of the model that may be open", "Spent", hub,
+         "have the same survivors", lambda m: m, ledger=led.to_bytes().hex())  # fmt: skip
     site("check", "survivors signed before", "Spent", hub, "one set of survivors is signed", lambda m: m, **spent)
     site("unmask", "answered before", "Spent", hub, "shares are given away once", lambda m: m, **spent)
     site("mask", "masked before", "Spent", hub, "a keyset masks one vector once", lambda m: m, **spent)
