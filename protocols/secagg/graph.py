@@ -63,7 +63,8 @@ class Degree:
             f"but for a probability of 2^-{FAILURE_BITS} (after 2^{GRINDING_BITS} attempts to choose the graph), "
             f"{corrupted} sites together with a coordinator that chooses who drops out learn the sum of all other "
             f"survivors and no more; nine in ten must advertise, and of these {sites * 9 // 10 // _DROPOUTS} falling "
-            f"silent at random stop a sum with a probability of at most 2^-{LIVENESS_BITS}; all {corrupted} by silence stop it"
+            f"silent at random stop a sum with a probability of at most 2^-{LIVENESS_BITS}; all {corrupted} by silence "
+            "stop it"
         )
 
 
