@@ -170,6 +170,45 @@ class FinetuneSettings(_Frozen):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
 
 
+class PrivacySettings(_Frozen):
+    """Differential privacy for the patient. Off by default: epsilon is infinite then, and every report says so.
+
+    What needs the accountant (noise under the grid, a cap under one round, too few survivors) is checked by
+    `fedsecure.privacy.planning`, before a study runs.
+    """
+
+    enabled: bool = False
+    unit: str = "patient"  # and nothing else: see below
+    epsilon: Annotated[float, Field(gt=0)] | None = None  # the most a patient may lose over the whole study
+    delta: Annotated[float, Field(gt=0, lt=1)] | None = None  # None: min(1e-6, 1/(100 n)), n patients
+    noise_multiplier: Annotated[float, Field(ge=0)] | None = None  # z = sigma / sensitivity; None: what epsilon needs
+    # "site-update": the whole update is clipped to C, and one patient may turn it round (sensitivity 2C).
+    # "patient-sum": one sum of per-patient clipped gradients a round (sensitivity C).
+    contribution: Literal["site-update", "patient-sum"] = "site-update"
+    parameters: Annotated[int, Field(ge=1)] = 1000  # d, values that are privatised and sent; noise grows as sqrt(d)
+    clip_units: Annotated[int, Field(ge=1, le=1 << 20)] = 1024  # C in units of the integer grid
+    sampling: Annotated[float, Field(gt=0, le=1)] = 1.0  # chance with which a patient takes part in a round, in secret
+    least_survivors: Annotated[int, Field(ge=1)] | None = None  # U_min: fewer are never unmasked; None: all sites
+    colluders: Annotated[int, Field(ge=0)] | None = None  # c, after dropouts; None: max(1, (sites - 1) // 5)
+
+    @model_validator(mode="after")
+    def _is_a_guarantee(self) -> Self:
+        if self.unit != "patient":
+            raise ValueError(
+                f'unit = "{self.unit}": a patient has many slices, and a guarantee for one says next to nothing of the '
+                'patient: write unit = "patient"'
+            )
+        if not self.enabled and (self.epsilon is not None or self.noise_multiplier is not None):
+            raise ValueError("epsilon without noise: write enabled = true, or take epsilon and noise_multiplier out")
+        if self.enabled and self.noise_multiplier == 0:
+            raise ValueError("noise_multiplier = 0 bounds nothing: write a larger one, or leave it out")
+        if self.enabled and self.epsilon is None:
+            raise ValueError("enabled without a cap: write epsilon, the most that a patient may lose over the study")
+        if self.sampling < 1 and self.contribution != "patient-sum":
+            raise ValueError('sampling draws patients into a sum: write contribution = "patient-sum", or sampling = 1')
+        return self
+
+
 class Member(_Frozen):
     """A site's place in the cohort. Weights are constants of the study, so that FedAvg releases no count."""
 
@@ -199,6 +238,7 @@ class Study(_Frozen):
     model: ModelSettings = ModelSettings()
     pretrain: PretrainSettings = PretrainSettings()
     finetune: FinetuneSettings = FinetuneSettings()
+    privacy: PrivacySettings = PrivacySettings()
     # Of the framework of the same name alone; refused in a study of any other
     swav: SwavSettings = SwavSettings()
     fedca: FedcaSettings = FedcaSettings()

@@ -26,7 +26,7 @@ from fedsecure.config import Study
 from fedsecure.errors import GateRefused
 from fedsecure.learning import prototypes
 from fedsecure.packing import pack_bank, pack_vector, within_range
-from fedsecure.plan import frame_limit, makes_target, owed
+from fedsecure.plan import frame_limit, makes_target, owed, require_no_noise
 from fedsecure.progress import Observe, Refused, Sent
 from fedsecure.types import Accounted, Bank, Flow, Released, Schema, State, Update
 from keys.identity import Identity, PublicIdentity
@@ -103,7 +103,11 @@ class Gate:
         observe: Observe,
         maximum_upload: int | None = None,
     ) -> None:
-        """`readers`: the other sites, who may open feature banks. `send(peer, frame)` hands over to the transport."""
+        """`readers`: the other sites, who may open feature banks. `send(peer, frame)` hands over to the transport.
+
+        Raises SettingsError for a study that asks for noise.
+        """
+        require_no_noise(study)
         self._sealer = Sealer(identity, name, study.digest(), boot)
         self._name = name
         self._study = study
@@ -113,6 +117,10 @@ class Gate:
         self._send = send
         self._observe = observe
         self._maximum_upload = maximum_upload
+
+    def follow(self, readers: Mapping[str, PublicIdentity]) -> None:
+        """Seal feature banks for these sites from now on."""
+        self._readers = dict(readers)
 
     # --- the three ways out ---
 

@@ -18,6 +18,7 @@ from enum import StrEnum
 from typing import Final
 
 from fedsecure.config import Framework, Study
+from fedsecure.errors import SettingsError
 from fedsecure.types import Flow
 
 EXCHANGING: Final[frozenset[Framework]] = frozenset({"fcl", "fedca"})  # sites share features beside weights
@@ -147,3 +148,12 @@ def frame_limit(study: Study) -> int:
     cells = study.pretrain.partitions * study.pretrain.prototypes_per_partition
     prototypes = 4 * (study.swav.prototypes + cells) * features
     return 8 * (8000 * f * f + heads) + prototypes + bank + (1 << 18)
+
+
+def require_no_noise(study: Study) -> None:
+    """Raises SettingsError for a study with differential privacy: no node runs it without the noise it asks for."""
+    if study.privacy.enabled:
+        raise SettingsError(
+            "this study asks for differential privacy ([privacy] enabled = true), and nodes cannot add its noise yet: "
+            "plan it with `fedsecure budget plan`, or take [privacy] out and accept that epsilon is infinite"
+        )

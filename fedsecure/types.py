@@ -1,21 +1,25 @@
 """The values that data passes through, one type per door, so that a wrong hand-over does not type-check.
 
     file -> Volume -> (training) -> Update -> Accounted -> Released -> wire
+                                                            Disclosed -> post_processed -> Disclosed     free of charge
 
 All are frozen, and free of torch: they cross processes as arrays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
 LabelArray = npt.NDArray[np.uint8]
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 Tensors = Mapping[str, FloatArray]  # a model: name -> float32 array, in the order of its schema
 State = Mapping[str, FloatArray | LabelArray]  # arrays of the only two dtypes there are, by name
 
@@ -148,3 +152,29 @@ class Released:
     flow: str
     stage: int
     round: int
+
+
+@dataclass(frozen=True, slots=True)
+class Disclosed(Generic[_T]):
+    """A value that others have already: what a site released, or what the coordinator published.
+
+    source: the release, or the digest of the signed frame, by which they have it. Weights before noise, banks and
+    momentum encoders of a site are never disclosed, whatever they were computed from.
+    """
+
+    value: _T
+    source: Released | bytes
+
+    def __repr__(self) -> str:
+        return "Disclosed()"
+
+
+def post_processed(function: Callable[..., _R], *inputs: Disclosed[Any]) -> Disclosed[_R]:
+    """`function` of disclosed values alone: the one computation whose result costs no privacy.
+
+    It type-checks for nothing else, so an update of a site cannot be taken for free by mistake. `function` must look
+    at its arguments alone.
+    """
+    if not inputs:
+        raise ValueError("a result of nothing disclosed is not post-processing")
+    return Disclosed(function(*(one.value for one in inputs)), inputs[0].source)

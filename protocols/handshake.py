@@ -64,6 +64,13 @@ class Party(NamedTuple):
     boot: int
 
 
+def moved(party: Party, roster: Roster) -> Party:
+    """`party` under another roster. Raises ValueError if that has other keys for it, or another coordinator."""
+    if roster.members.get(party.name) != party.identity.public or roster.coordinator != party.roster.coordinator:
+        raise ValueError("the node's identity or its coordinator is not the one of this roster")
+    return party._replace(roster=roster)
+
+
 class Offer(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A site's. Everything that the session is bound to stands here."""
 
@@ -112,6 +119,7 @@ class Offered:
     ) -> None:
         """`ephemerals` is for tests: raw X25519 key and ML-KEM seed, which otherwise come from the operating system."""
         self._party = party
+        self.previous = previous
         if ephemerals is None:
             self._exchange, self._decapsulation = X25519PrivateKey.generate(), MLKEM768PrivateKey.generate()
         else:
@@ -129,6 +137,7 @@ class Offered:
             self._decapsulation.public_key().public_bytes_raw(),
         )
         self.packet = _signed(OFFER, OFFER_LABEL, party.identity, _ENCODER.encode(offer))
+        self.digest = hashlib.sha256(self.packet).digest()
 
     def finish(self, packet: bytes, least_boot: int = 0) -> tuple[SessionKeys, int]:
         """Keys of the session that the coordinator's answer makes, and its boot number.
@@ -139,7 +148,7 @@ class Offered:
         peer = self._party.roster.coordinator
         raw = _verified(packet, ANSWER_LABEL, self._party.roster, peer)
         answer = exactly(_ANSWERS, raw, peer, "a version 1 answer")
-        if answer.offer != hashlib.sha256(self.packet).digest():
+        if answer.offer != self.digest:
             raise Replayed(peer, "an answer is to the offer just made")
         if answer.boot < least_boot:
             raise Replayed(peer, "a node's boot number never falls")
@@ -149,6 +158,11 @@ class Offered:
         except ValueError:
             raise Malformed(peer, "an answer holds sound ephemeral keys") from None
         return _derive(shared, self.packet, packet), answer.boot
+
+
+def answered_by(packet: bytes, peer: str) -> bytes:
+    """The digest of the offer that an answer says it is to; its signature is not looked at. Raises Malformed."""
+    return exactly(_ANSWERS, packet[1 + SIGNATURE_SIZE :], peer, "a version 1 answer").offer
 
 
 def read_offer(packet: bytes, *, peer: str, party: Party, least_boot: int = 0) -> Offer:

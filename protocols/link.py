@@ -14,16 +14,32 @@ its answer and the first packet under the new keys. So no frame is ever in two s
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections import deque
 from typing import Final
 
 from protocols.errors import FaultyPeer, Malformed, UnexpectedMessage
-from protocols.handshake import ANSWER, ID_SIZE, NO_SESSION, OFFER, Offered, Party, SessionKeys, answer, read_offer
+from protocols.handshake import (
+    ANSWER,
+    ID_SIZE,
+    NO_SESSION,
+    OFFER,
+    Offered,
+    Party,
+    SessionKeys,
+    answer,
+    answered_by,
+    read_offer,
+)
 from protocols.session import CHUNK_TYPE, CREDIT_TYPE, Buffers, Session
 
 RESET: Final = b"\x05"  # first byte of a packet: "I do not know this session"; unauthenticated, so only a hint
-RETRY_S: Final = 2.0  # an offer without an answer for so long is made again
+RETRY_S: Final = 2.0  # an offer without an answer for so long is sent again, and then after twice as long
+RETRY_MAXIMUM_S: Final = 30.0
+_SITES_QUEUE: Final = 64  # frames of a site that wait for the connection
+_SITES_ROUND: Final = 8  # frames of the largest size, of which a round has one for each kind of release
+_OFFERS: Final = 16  # of this site, to which late answers are no fault
 RESET_SIZE: Final = 1 + ID_SIZE
 
 
@@ -37,9 +53,10 @@ def reset_of(packet: bytes) -> bytes | None:
 class Link(ABC):
     """One end. `send` queues; `next_packet` says what to put on the wire; `receive` takes what came from it."""
 
-    def __init__(self, party: Party, peer: str, *, maximum: int, queue: int, buffers: Buffers) -> None:
-        """maximum: bytes of a frame taken in; queue: frames that may wait, more are dropped."""
+    def __init__(self, party: Party, peer: str, *, maximum: int, queue: int, room: int, buffers: Buffers) -> None:
+        """maximum: bytes of a frame taken in; queue, room: frames, and their bytes, that may wait; more are dropped."""
         self.peer = peer
+        self.room = room
         self._party = party
         self._maximum = maximum
         self._queue = queue
@@ -59,7 +76,7 @@ class Link(ABC):
         return not self._waiting and (self._session is None or self._session.unfinished is None)
 
     def send(self, frame: bytes) -> None:
-        if len(self._waiting) < self._queue:
+        if len(self._waiting) < self._queue and sum(map(len, self._waiting)) + len(frame) <= self.room:
             self._waiting.append(frame)
 
     def next_packet(self, now: float) -> bytes | memoryview | None:
@@ -68,6 +85,9 @@ class Link(ABC):
         if self._replies:
             return self._replies.popleft()
         session = self._session
+        if session is not None and session.spent:
+            self._give_up(session)
+            return self.next_packet(now)
         if session is None:
             return None
         if session.unfinished is None and self._waiting and not self._holding():
@@ -88,6 +108,18 @@ class Link(ABC):
             self._waiting.appendleft(self._session.unfinished)
         self._session = None
         self._replies.clear()
+
+    def _give_up(self, session: Session) -> None:
+        """It may seal nothing more."""
+        if session.unfinished is not None:
+            self._waiting.appendleft(session.unfinished)
+        self._session = None
+        self._unknown(session.id)
+
+    @property
+    def party(self) -> Party:
+        """As whom this end acts."""
+        return self._party
 
     def follow(self, party: Party) -> None:
         """From the next handshake on, act as `party`: the roster has changed."""
@@ -133,7 +165,12 @@ class Initiator(Link):
 
     _offered: Offered | None = None
     _retry_at = 0.0
+    _patience = RETRY_S
     _rekey = False
+
+    def __init__(self, party: Party, peer: str, *, maximum: int, queue: int, room: int, buffers: Buffers) -> None:
+        super().__init__(party, peer, maximum=maximum, queue=queue, room=room, buffers=buffers)
+        self._made: deque[bytes] = deque(maxlen=_OFFERS)  # digests of the last offers
 
     def rekey(self) -> None:
         """Fresh keys, as soon as the frame on its way out is through."""
@@ -143,6 +180,13 @@ class Initiator(Link):
         super().lost()
         self._offered = None
 
+    def follow(self, party: Party) -> None:
+        before = self._party.roster.members[self.peer]
+        super().follow(party)
+        self._offered = None  # it names the roster before
+        if party.roster.members[self.peer] != before:
+            self.lost()  # with whoever has the keys before
+
     def _holding(self) -> bool:
         return self._rekey or self._offered is not None
 
@@ -150,10 +194,17 @@ class Initiator(Link):
         session = self._session
         if session is not None and not (session.quiet and self._holding()):
             return  # also until it has proved its keys: the coordinator knows a session from then on
-        if self._offered is None or now >= self._retry_at:
-            self._offered = Offered(self._party, NO_SESSION if session is None else session.id)
-            self._retry_at = now + RETRY_S
-            self._replies.append(self._offered.packet)
+        previous = NO_SESSION if session is None else session.id
+        if self._offered is None or self._offered.previous != previous:
+            self._offered = Offered(self._party, previous)
+            self._made.append(self._offered.digest)
+            self._patience = RETRY_S
+        elif now >= self._retry_at:  # the same again: its answer may be on its way, and a new one would make it void
+            self._patience = min(2 * self._patience, RETRY_MAXIMUM_S)
+        else:
+            return
+        self._retry_at = now + self._patience
+        self._replies.append(self._offered.packet)
 
     def _unknown(self, session: bytes) -> None:
         """Nothing to be said: this end makes an offer whenever it has no session."""
@@ -168,6 +219,9 @@ class Initiator(Link):
             return
         if first != ANSWER[0]:
             raise UnexpectedMessage(self.peer, "a coordinator answers offers and makes none")
+        answered = answered_by(packet, self.peer)
+        if answered in self._made and (self._offered is None or answered != self._offered.digest):
+            return  # to an offer of this site that is over: late, and no fault
         if self._offered is None:
             raise UnexpectedMessage(self.peer, "an answer follows an offer")
         keys, self._least_boot = self._offered.finish(packet, self._least_boot)
@@ -176,9 +230,16 @@ class Initiator(Link):
         self._session.confirm()
 
 
+def initiator(party: Party, maximum: int) -> Initiator:
+    """A site's end with room for all that a round has it say."""
+    coordinator, room = party.roster.coordinator, _SITES_ROUND * maximum
+    return Initiator(party, coordinator, maximum=maximum, queue=_SITES_QUEUE, room=room, buffers=Buffers())
+
+
 class Responder(Link):
     """The coordinator's end towards one site."""
 
+    _answered = (b"", b"")  # digest of the last offer that was answered, and the answer
     _deferred: bytes | None = None  # an answer that waits until the frame on its way out is through
     _pending: Session | None = None  # of an offer that is answered, and not proved yet
     _succeeds = False  # the pending session takes over from the present one, whose frames are all through
@@ -196,9 +257,13 @@ class Responder(Link):
         """
         if packet[:1] != OFFER:
             raise UnexpectedMessage(self.peer, "a connection begins with an offer")
-        session, self._session = self._session, None
+        session, answered = self._session, self._answered
+        self._session, self._answered = None, (b"", b"")
         try:
             self._shake(OFFER[0], packet)
+        except FaultyPeer:
+            self._answered = answered
+            raise
         finally:
             self._session = session
         reply, pending = self._replies.pop(), self._pending
@@ -210,7 +275,11 @@ class Responder(Link):
         super().lost()
         self._waiting.clear()
         self._deferred = self._pending = None
-        self._succeeds, self._reset = False, b""
+        self._succeeds, self._reset, self._answered = False, b"", (b"", b"")
+
+    def follow(self, party: Party) -> None:
+        super().follow(party)
+        self._answered = (b"", b"")  # to an offer that names the roster before
 
     def _holding(self) -> bool:
         return self._deferred is not None or self._succeeds
@@ -228,8 +297,15 @@ class Responder(Link):
     def _shake(self, first: int, packet: bytes) -> None:
         if first != OFFER[0]:
             raise UnexpectedMessage(self.peer, "a site makes offers and answers none")
+        digest = hashlib.sha256(packet).digest()
+        if digest == self._answered[0]:
+            # Sent again. Another answer would make the one on its way void; once its session is proved it was there.
+            if self._pending is not None and self._deferred is None and not self._replies:
+                self._replies.append(self._answered[1])
+            return
         offer = read_offer(packet, peer=self.peer, party=self._party, least_boot=self._least_boot)
         reply, keys = answer(packet, offer, self._party)
+        self._answered = digest, reply
         self._least_boot = offer.boot
         self._pending = self._begin(keys, to_coordinator=False)
         self._succeeds = self._session is not None and offer.previous == self._session.id
@@ -243,8 +319,16 @@ class Responder(Link):
         pending = self._pending
         if pending is None or bytes(packet[1 : 1 + ID_SIZE]) != pending.id:
             return super()._sealed(packet)
-        frame = pending.receive(packet)
-        super().lost()  # keeps what did not leave whole; the replies are of handshakes that are over
+        try:
+            frame = pending.receive(packet)
+        except FaultyPeer:
+            if pending.broken:  # the site has it already, and has given up the one before
+                self._pending, self._deferred, self._succeeds = None, None, False
+                self._unknown(pending.id)
+            raise
+        # On one connection a frame is unfinished here only if the site dropped the session in the midst of it, as it
+        # does when it refuses it. It would refuse it again: it is not kept. The replies are of past handshakes.
         self._session, self._pending, self._deferred = pending, None, None
         self._succeeds, self._reset = False, b""
+        self._replies.clear()
         return frame

@@ -71,6 +71,11 @@ class Session:
         return self._frame
 
     @property
+    def spent(self) -> bool:
+        """Whether it has sealed all the packets that it may: a new session has to take its place."""
+        return self._sealed >= _PACKETS
+
+    @property
     def quiet(self) -> bool:
         """Whether nothing waits to be sealed but what `begin` would bring."""
         return self._frame is None and not self._owes_credit
@@ -87,6 +92,8 @@ class Session:
 
     def next_packet(self) -> memoryview | None:
         """The next packet, good until the next call on any session with these buffers; None if there is none now."""
+        if self.broken or self.spent:
+            return None
         if self._owes_credit:
             self._owes_credit = False
             return self._packet(CREDIT_TYPE, self._granted, 0, memoryview(b""))
@@ -101,8 +108,6 @@ class Session:
         return packet
 
     def _packet(self, kind: int, size: int, index: int, content: memoryview) -> memoryview:
-        if self._sealed >= _PACKETS:
-            raise RuntimeError("this session has sealed all the packets it may")
         end = HEADER.size + len(content) + TAG
         packet = memoryview(self._buffers.packet)[:end]
         HEADER.pack_into(packet, 0, kind, self.id, self._sealed, size, index)
@@ -120,6 +125,8 @@ class Session:
         nothing; Incomplete, Oversize, Malformed or UnexpectedMessage for one that the peer did seal, which breaks the
         session.
         """
+        if self.broken:
+            raise UnexpectedMessage(self._peer, "nothing follows in a session that has ended")
         if len(packet) > MAXIMUM_PACKET:
             raise Oversize(self._peer, f"a packet has at most {MAXIMUM_PACKET} bytes")
         if len(packet) < HEADER.size + TAG:

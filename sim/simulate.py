@@ -24,6 +24,7 @@ import numpy.typing as npt
 from fedsecure.config import Framework, Study, dump, load
 from fedsecure.errors import SettingsError
 from fedsecure.files import write_atomic
+from fedsecure.plan import require_no_noise
 from fedsecure.progress import Progress
 from fedsecure.report import results as results_file
 from fedsecure.report.provenance import collect as provenance_of
@@ -71,6 +72,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def plan(study: Study, frameworks: tuple[Framework, ...], world: World) -> Plan:
+    """Raises SettingsError for a study that no node would run, before a folder is made."""
+    require_no_noise(study)
     # Only what was set: what a data source itself says (its structures) may fill in the rest.
     return Plan(study.model_dump(mode="json", exclude_unset=True), frameworks, world)
 

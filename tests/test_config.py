@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +101,13 @@ OTHER: dict[str, Any] = {
     "pretrain.local_negatives": "bank", "pretrain.positives": "view", "finetune.labelled": [3],
     "finetune.modes": ["local"], "data.fold": [0, 5], "data.split_seed": 5, "data.judged": "validation",
     "start": "random", "encoder": "1" * 64,
+    "privacy.epsilon": 2.0, "privacy.delta": 1e-7, "privacy.noise_multiplier": 3.0, "privacy.sampling": 0.5,
+    "privacy.contribution": "site-update", "privacy.least_survivors": 1, "privacy.colluders": 0,
 }  # fmt: skip
+FIXED = {"format", "privacy.unit", "privacy.enabled"}  # one value each, or none that could be changed alone
 
 
-@pytest.mark.parametrize("name", [leaf for leaf in leaves(Study()) if leaf != "format"])
+@pytest.mark.parametrize("name", [leaf for leaf in leaves(Study()) if leaf not in FIXED])
 def test_every_setting_is_in_the_digest(name: str) -> None:
     base: dict[str, Any] = {"sites": [{"name": "z", "weight": 1}, {"name": "y", "weight": 1}]}
     if name == "sites":
@@ -113,6 +117,8 @@ def test_every_setting_is_in_the_digest(name: str) -> None:
     *rooms, leaf = name.split(".")
     if rooms and rooms[0] in OWN_SETTINGS:
         base["framework"] = rooms[0]
+    if rooms == ["privacy"]:
+        base["privacy"] = {"enabled": True, "epsilon": 8.0, "contribution": "patient-sum"}
     current: Any = parse_study(base)
     for part in name.split("."):
         current = getattr(current, part)
@@ -120,7 +126,7 @@ def test_every_setting_is_in_the_digest(name: str) -> None:
         other = OTHER[name]
     else:
         other = current * 2 if isinstance(current, int) and not isinstance(current, bool) else current / 2
-    changed = dict(base)
+    changed = deepcopy(base)
     where = changed
     for room in rooms:
         where = where.setdefault(room, {})

@@ -75,3 +75,26 @@ def channel(
         return
     for name, value in measured.items():
         typer.echo(f"{name:18} {value:14,.2f}")
+
+
+@app.command()
+def dp(
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long to measure, in all.")] = 20.0,
+    threads: Annotated[int, typer.Option(min=1, help="Torch threads of the process.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """A per-patient clipped step beside a plain one, with and without noise, and a million draws of noise."""
+    import torch
+
+    from fedsecure.bench.dp import bench_dp
+
+    torch.set_num_threads(threads)
+    measured = bench_dp(seconds)
+    if as_json:
+        typer.echo(json.dumps(measured))
+        return
+    plain = measured["plain_step_s"]
+    typer.echo(f"plain step          {plain:8.4f} s")
+    for name, key in (("private step", "private_step_s"), ("with noise", "private_noisy_step_s")):
+        typer.echo(f"{name:18}  {measured[key]:8.4f} s   ratio {measured[key] / plain:.2f}")
+    typer.echo(f"a million draws     {measured['noise_s_per_million']:8.4f} s")

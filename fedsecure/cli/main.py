@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fedsecure.cli import bench, data, keys, reproduce, roster, simulate
+from fedsecure.cli import bench, budget, data, keys, reproduce, roster, simulate
 from fedsecure.errors import DataError, FedsecureError
 from keys.errors import KeysError
 
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
+app.add_typer(budget.app, name="budget")
 app.add_typer(keys.app, name="keys")
 app.add_typer(roster.app, name="roster")
 app.command()(simulate.demo)

@@ -170,8 +170,11 @@ def _outsider(study: Study, state: CoordinatorState, sender: str, message: objec
 
 
 def _hello(state: CoordinatorState, sender: str, hello: Hello) -> Outcome:
+    known = state.boots.get(sender)
+    if known is not None and hello.boot < known:
+        return state, (Refuse(sender, "a node's boot number never falls"),)
     state = replace(state, joined=state.joined | {sender})
-    if state.boots.get(sender) != hello.boot:
+    if hello.boot != known:
         sent, supplied = (
             {site: at for site, at in times.items() if site != sender} for times in (state.sent, state.supplied)
         )

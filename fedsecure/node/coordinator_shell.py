@@ -20,6 +20,7 @@ from fedsecure.node.events import (
     CloseStudy,
     Effect,
     Event,
+    FrameIn,
     KeepIncoming,
     OpenRound,
     Persist,
@@ -36,6 +37,7 @@ from fedsecure.packing import pack_model, unpack_model
 from fedsecure.plan import StageKind, has_target, makes_target, schedule
 from fedsecure.progress import Measured
 from fedsecure.types import Flow
+from keys.roster import Roster
 from protocols.box import BoxContext, box_digest, verify_box
 from protocols.codec import decode, encode
 from protocols.envelope import Opened
@@ -47,6 +49,8 @@ from protocols.messages import (
     DistanceReport,
     FeatureBank,
     Kind,
+    Leave,
+    LeaveReason,
     MetricReport,
     PrototypeSum,
     RoundOpen,
@@ -69,6 +73,12 @@ class CoordinatorShell(Shell):
         self._transport = transport
         saved = self._store.get("coordinator")
         self._state = msgspec.json.decode(saved, type=CoordinatorState) if saved else begin(self._study)
+
+    def follow(self, roster: Roster) -> None:
+        """Who is no longer in it has left, as by a veto: nobody waits for it, nothing of it is relayed or averaged."""
+        super().follow(roster)
+        gone = (site for site in self._state.cohort if site not in roster.members)
+        self._events.extend(FrameIn(site, Leave(LeaveReason.VETOED)) for site in gone)
 
     def close(self) -> None:
         super().close()

@@ -81,6 +81,11 @@ class Shell(ABC):
         """The operator said stop: takes effect with the next turn, whatever the trainer is doing."""
         self._events.appendleft(Veto())
 
+    def follow(self, roster: Roster) -> None:
+        """Act on another roster from now on. Raises ValueError if it has other keys for this node."""
+        self._channel().accept(roster)
+        self._roster = roster
+
     def close(self) -> None:
         self._trainer.close()
         self._store.close()

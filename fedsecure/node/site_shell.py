@@ -35,6 +35,7 @@ from fedsecure.packing import Malformed, unpack_arrays, unpack_model
 from fedsecure.plan import has_target, offered, owed
 from fedsecure.progress import Refused
 from fedsecure.types import Flow, Update, schema_of
+from keys.roster import Roster
 from protocols.box import BoxContext, open_box
 from protocols.envelope import Opened
 from protocols.errors import ProtocolError
@@ -66,6 +67,10 @@ class SiteShell(Shell):
         self._boxes: dict[str, SealedBox] = {}
         saved = self._store.get("done")
         self._state = SiteState(done=msgspec.json.decode(saved, type=tuple[int, int]) if saved else (-1, -1))
+
+    def follow(self, roster: Roster) -> None:
+        super().follow(roster)
+        self._gate.follow({site: roster.members[site] for site in roster.sites if site != self.name})
 
     def close(self) -> None:
         super().close()

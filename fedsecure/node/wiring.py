@@ -20,6 +20,7 @@ from fedsecure.files import write_atomic
 from fedsecure.node.coordinator_shell import CoordinatorShell
 from fedsecure.node.events import Stop
 from fedsecure.node.membership import Own, open_own
+from fedsecure.node.roster_watch import RosterWatch
 from fedsecure.node.shell import run
 from fedsecure.node.site_shell import SiteShell
 from fedsecure.node.store import Store
@@ -99,7 +100,7 @@ def run_site(folder: Path) -> Stop:
         return CurveClient(party, maximum=frame_limit(study), endpoint=site.coordinator)
 
     shell = build_site(folder, own, connect, ProcessTrainer(folder), metrics_writer(folder))
-    return run(shell, _until_told(folder, shell.veto))
+    return run(shell, _until_told(folder, shell.veto, RosterWatch(folder, own, shell.follow)))
 
 
 def run_coordinator(folder: Path, endpoint: str) -> Stop:
@@ -113,7 +114,7 @@ def run_coordinator(folder: Path, endpoint: str) -> Stop:
         return server
 
     shell = build_coordinator(folder, own, bind, ProcessTrainer(folder), metrics_writer(folder))
-    return run(shell, _until_told(folder, shell.veto))
+    return run(shell, _until_told(folder, shell.veto, RosterWatch(folder, own, shell.follow)))
 
 
 def inline_trainer(folder: Path, observe: Observe) -> Trainer:
@@ -126,7 +127,7 @@ def explain(folder: Path, stop: Stop) -> None:
     write_atomic(folder / "stopped.json", json.dumps({"reason": stop.reason, "detail": stop.detail}).encode())
 
 
-def _until_told(folder: Path, veto: Callable[[], None]) -> Callable[[], bool]:
+def _until_told(folder: Path, veto: Callable[[], None], rosters: RosterWatch) -> Callable[[], bool]:
     """Stop on SIGTERM, SIGINT and when whoever started us is gone; a file named veto is the site's veto."""
     told = False
     # Whoever starts a node and wants it to end with itself says so; a node that nobody watches runs on.
@@ -140,6 +141,7 @@ def _until_told(folder: Path, veto: Callable[[], None]) -> Callable[[], bool]:
     signal.signal(signal.SIGINT, on_signal)
 
     def should_stop() -> bool:
+        rosters.look()
         if (folder / "veto").exists():
             veto()
         return told or (parent != 0 and os.getppid() != parent)

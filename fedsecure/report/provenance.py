@@ -63,7 +63,7 @@ def collect(command: str, started: datetime, seconds: float) -> Provenance:
     """Where this process runs, and the run's own `command` (from `redacted`), start (with time zone) and wall time."""
     return Provenance(
         command=command,
-        commit=_commit(Path(__file__).resolve().parents[2]),
+        commit=commit(),
         version=metadata.version("fedsecure"),
         machine=Machine(
             processor=_processor(), cores=os.cpu_count() or 1, system=f"{platform.system()} {platform.machine()}"
@@ -72,6 +72,11 @@ def collect(command: str, started: datetime, seconds: float) -> Provenance:
         started=started.isoformat(timespec="seconds"),
         seconds=seconds,
     )
+
+
+def commit() -> str | None:
+    """The commit of the source tree this runs from, see `_commit`."""
+    return _commit(Path(__file__).resolve().parents[2])
 
 
 def _version(name: str) -> str:

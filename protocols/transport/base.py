@@ -60,6 +60,13 @@ class ClientTransport(Protocol):
         """Frames that have arrived; waits up to `timeout` seconds for the first."""
         ...
 
+    def accept(self, roster: Roster) -> None:
+        """Act on another roster from the next handshake on; of a coordinator with other keys, at once.
+
+        Raises ValueError if it has other keys for this node, or another coordinator.
+        """
+        ...
+
     def rekey(self) -> None:
         """Have fresh session keys, as soon as the frame on its way out is through. Called once a round."""
         ...

@@ -34,19 +34,19 @@ class Mailbox(Generic[_T]):
             self._held += size
             self._changed.notify()
 
-    def take(self, timeout: float) -> list[_T]:
-        """Everything that waits; up to `timeout` seconds for the first."""
+    def take(self, timeout: float) -> tuple[list[_T], bool]:
+        """Everything that waits, up to `timeout` seconds for the first; and whether it was full until now."""
         until = time.monotonic() + timeout
         with self._changed:
             while not self._items:
                 left = until - time.monotonic()
                 if left <= 0:
-                    return []
+                    return [], False
                 self._changed.wait(left)
-            items = list(self._items)
+            items, full = list(self._items), self.full
             self._items.clear()
             self._held = 0
-            return items
+            return items, full
 
     def refuse(self, error: ProtocolError) -> None:
         self._refused.append(error)

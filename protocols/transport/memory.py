@@ -9,14 +9,12 @@ from typing import Final
 
 from keys.roster import Roster
 from protocols.errors import FaultyPeer, ProtocolError, UnknownPeer
-from protocols.handshake import Party
-from protocols.link import Initiator, Link
-from protocols.session import Buffers
+from protocols.handshake import Party, moved
+from protocols.link import Link, initiator
 from protocols.transport.mailbox import Mailbox
 from protocols.transport.switchboard import Switchboard
 
 _INBOX: Final = 256  # frames waiting for one end; more are dropped
-_CLIENT_QUEUE: Final = 64
 
 
 class MemoryHub:
@@ -119,7 +117,7 @@ class MemoryServer:
                 self._hub.settle(peer)
 
     def poll(self, timeout: float) -> list[tuple[str, bytes]]:
-        return self.inbox.take(timeout)
+        return self.inbox.take(timeout)[0]
 
     def accept(self, roster: Roster) -> None:
         with self._hub.lock:
@@ -143,9 +141,7 @@ class MemoryClient:
 
     def __init__(self, hub: MemoryHub, party: Party) -> None:
         self.name = party.name
-        self.link = Initiator(
-            party, party.roster.coordinator, maximum=hub.maximum, queue=_CLIENT_QUEUE, buffers=Buffers()
-        )
+        self.link = initiator(party, hub.maximum)
         self.inbox: Mailbox[bytes] = Mailbox(_INBOX, _INBOX * hub.maximum)
         self._hub = hub
 
@@ -155,7 +151,12 @@ class MemoryClient:
             self._hub.settle(self.name)
 
     def poll(self, timeout: float) -> list[bytes]:
-        return self.inbox.take(timeout)
+        return self.inbox.take(timeout)[0]
+
+    def accept(self, roster: Roster) -> None:
+        with self._hub.lock:
+            self.link.follow(moved(self.link.party, roster))
+            self._hub.settle(self.name)
 
     def rekey(self) -> None:
         with self._hub.lock:

@@ -9,7 +9,8 @@ from protocols.handshake import Party
 from protocols.link import Responder
 from protocols.session import Buffers
 
-_QUEUE: Final = 256  # frames waiting for one site: a round's model and a bank of every other site
+_QUEUE: Final = 256  # frames waiting for one site
+_ROUND: Final = 2  # the largest frames waiting for one site: a round's model and its target network; and every bank
 
 
 class Switchboard:
@@ -44,10 +45,12 @@ class Switchboard:
         ended = frozenset(name for name in self._links if roster.members.get(name) != before.members[name])
         for name in ended:
             del self._links[name]
+        room = (_ROUND + len(roster.sites) - 1) * self._maximum
         for name in roster.sites:
             if name not in self._links:
                 self._links[name] = Responder(
-                    self._party, name, maximum=self._maximum, queue=_QUEUE, buffers=self._buffers
+                    self._party, name, maximum=self._maximum, queue=_QUEUE, room=room, buffers=self._buffers
                 )
             self._links[name].follow(self._party)
+            self._links[name].room = room
         return ended

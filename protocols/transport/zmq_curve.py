@@ -14,27 +14,26 @@ import contextlib
 import errno
 import math
 import time
-from typing import Final, NamedTuple
+from typing import Final
 
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
-from keys.encoding import z85
 from keys.roster import Roster
 from protocols.errors import FaultyPeer, ProtocolError, UnexpectedMessage
-from protocols.handshake import OFFER, Party
-from protocols.link import RESET_SIZE, Initiator, Responder, reset_of
-from protocols.session import Buffers
-from protocols.transport.connections import Connection, Connections, Pace, hang_up
+from protocols.handshake import NO_SESSION, OFFER, Party, moved
+from protocols.link import RESET, RESET_SIZE, Responder, initiator, reset_of
+from protocols.transport.connections import Connection, Connections, Pace
+from protocols.transport.doorkeeper import Doorkeeper
 from protocols.transport.mailbox import Mailbox
 from protocols.transport.switchboard import Switchboard
 from protocols.transport.zmq_endpoint import Endpoint
 
 _DOMAIN: Final = "fedsecure"
 _INBOX: Final = 64  # frames waiting to be polled, and no more bytes than one of the largest; beyond, TCP holds back
-_CLIENT_QUEUE: Final = 64  # frames of a site waiting for the connection
 _REDIAL_S: Final = 5.0  # libzmq does not try again where it was refused; the roster may have let us in meanwhile
 _REFUSED: Final = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+_AWAY: Final = (errno.EHOSTUNREACH, errno.EAGAIN)  # the connection is over, or takes nothing
 _DAY_S: Final = 86_400.0  # after so long a site connects anew, for fresh keys of CURVE
 
 
@@ -50,9 +49,9 @@ class CurveServer(Endpoint):
         self._inbox: Mailbox[tuple[str, bytes]] = Mailbox(_INBOX, maximum)
         self._connections = Connections()
         self._pace = Pace()
-        self._routes: dict[str, _Route] = {}  # by name: the connection its last packet came by
+        self._routes: dict[str, Connection] = {}  # by name: the one by which its last offer that holds came
         self._dirty: set[str] = set()  # names for which something may wait
-        self._doorkeeper = _Doorkeeper()
+        self._doorkeeper = Doorkeeper(_DOMAIN)
         self._doorkeeper.admit(party.roster, self._board)
         super().__init__(party, zmq.ROUTER)
         self._door = ThreadAuthenticator(self._context)
@@ -87,8 +86,7 @@ class CurveServer(Endpoint):
 
     def poll(self, timeout: float) -> list[tuple[str, bytes]]:
         self._healthy()
-        full = self._inbox.full
-        frames = self._inbox.take(timeout)
+        frames, full = self._inbox.take(timeout)
         if full:
             self._nudge()
         return frames
@@ -109,20 +107,22 @@ class CurveServer(Endpoint):
     def refusals(self) -> list[ProtocolError]:
         return self._inbox.refusals()
 
-    def _hang_up(self, name: str) -> None:
-        route = self._routes.pop(name, None)
-        if route is not None:
-            hang_up(route.connection)
+    def _hang_up(self, name: str, but: Connection | None = None) -> None:
+        """On every connection of this name's key."""
+        self._routes.pop(name, None)
+        for connection in self._connections.of(name):
+            if connection is not but:
+                connection.hang_up()
 
     def _noticed(self, event: int, value: int, now: float) -> None:
         if event == zmq.EVENT_ACCEPTED:
             self._connections.accepted(value, now)
         elif event == zmq.EVENT_DISCONNECTED:
-            self._connections.gone(value)
+            self._connections.gone(value, now)
 
     def _housekeeping(self, now: float) -> None:
-        for connection in self._connections.overdue(now):
-            hang_up(connection)
+        for connection in self._connections.overdue(now, reading=not self._inbox.full):
+            connection.hang_up()
 
     def _receive(self, now: float) -> bool:
         if not self._inbox.full:
@@ -131,13 +131,19 @@ class CurveServer(Endpoint):
         return not self._inbox.full
 
     def _take(self, parts: list[zmq.Frame], now: float) -> None:
-        connection = self._connections.spoke(int(parts[-1].get(zmq.SRCFD)))
+        id_ = parts[0].bytes
+        if not self._connections.knows(id_):
+            self._listen(now)
+        connection = self._connections.heard(id_, int(parts[-1].get(zmq.SRCFD)), self._reaches)
+        if connection is None or connection.ended:
+            return
         # A key that is dismissed while it is connected still has this connection: nothing of it is looked at.
-        name = self._doorkeeper.names.get(str(parts[-1].get("User-Id")))
+        name = self._doorkeeper.names.get(_user_of(parts[-1]))
         link = None if name is None else self._board.link(name)
         if name is None or link is None:
-            hang_up(connection)
+            connection.hang_up()
             return
+        connection.name = name
         if len(parts) != 2:
             return  # a packet is one part behind the routing id that ROUTER puts in front
         try:
@@ -153,24 +159,38 @@ class CurveServer(Endpoint):
         self, name: str, link: Responder, parts: list[zmq.Frame], connection: Connection, now: float
     ) -> bytes | None:
         """One key has one connection: the newest that has made an offer which holds."""
-        route, packet = self._routes.get(name), parts[1].buffer
+        packet = parts[1].buffer
         offers = packet[:1].tobytes() == OFFER
         if offers and not self._pace.allows(name, now):
-            hang_up(connection)
+            connection.hang_up()
             raise UnexpectedMessage(name, "a site begins no more handshakes than it could need")
-        if route is not None and route.id == parts[0].bytes:
+        if self._routes.get(name) is connection:
             return link.receive(packet)
         if not offers:
             # Left over from an earlier connection, or sent before this one was noticed to be new.
             reset = reset_of(packet[:RESET_SIZE].tobytes())
             if reset is not None:
                 with contextlib.suppress(zmq.ZMQError):
-                    self._socket.send_multipart([parts[0].bytes, reset], flags=zmq.DONTWAIT)
+                    self._socket.send_multipart([connection.id, reset], flags=zmq.DONTWAIT)
             return None
+        if not self._reaches(connection.id):
+            return None  # left over: it must not displace a connection that lives
         link.welcome(packet.tobytes())
-        self._hang_up(name)
-        self._routes[name] = _Route(parts[0].bytes, connection)
+        self._hang_up(name, but=connection)
+        connection.joined = True
+        self._routes[name] = connection
         return None
+
+    def _reaches(self, id_: bytes) -> bool:
+        """Whether the connection of this routing id is there. What is sent to find out is a reset of no session."""
+        self._socket.getsockopt(zmq.EVENTS)  # has libzmq look at what has ended meanwhile
+        try:
+            self._socket.send_multipart([id_, RESET + NO_SESSION], flags=zmq.DONTWAIT)
+        except zmq.ZMQError as error:
+            if error.errno not in _AWAY:
+                raise
+            return False
+        return True
 
     def _flush(self, now: float) -> bool:
         names, self._dirty = self._dirty, set()
@@ -188,7 +208,7 @@ class CurveServer(Endpoint):
             try:
                 self._socket.send_multipart([route.id, packet], flags=zmq.DONTWAIT)
             except zmq.ZMQError as error:
-                if error.errno not in (errno.EHOSTUNREACH, errno.EAGAIN):
+                if error.errno not in _AWAY:
                     raise
                 # It has gone, or takes nothing although it granted it. Its next packet brings a new route.
                 self._hang_up(name)
@@ -208,7 +228,7 @@ class CurveClient(Endpoint):
     def __init__(self, party: Party, *, maximum: int, endpoint: str) -> None:
         """maximum: bytes of a frame. Raises zmq.ZMQError if `endpoint` is not one."""
         coordinator = party.roster.coordinator
-        self._link = Initiator(party, coordinator, maximum=maximum, queue=_CLIENT_QUEUE, buffers=Buffers())
+        self._link = initiator(party, maximum)
         self._inbox: Mailbox[bytes] = Mailbox(_INBOX, maximum)
         self._endpoint = endpoint
         self._renew_at = time.monotonic() + _DAY_S
@@ -231,11 +251,18 @@ class CurveClient(Endpoint):
 
     def poll(self, timeout: float) -> list[bytes]:
         self._healthy()
-        full = self._inbox.full
-        frames = self._inbox.take(timeout)
+        frames, full = self._inbox.take(timeout)
         if full:
             self._nudge()
         return frames
+
+    def accept(self, roster: Roster) -> None:
+        with self._lock:
+            before, party = self._link.party, moved(self._link.party, roster)
+            self._link.follow(party)
+            if roster.members[roster.coordinator] != before.roster.members[roster.coordinator]:
+                self._redial_at = 0.0
+        self._nudge()
 
     def rekey(self) -> None:
         with self._lock:
@@ -256,6 +283,8 @@ class CurveClient(Endpoint):
             self._redial_at, self._renew_at = math.inf, now + _DAY_S
             with contextlib.suppress(zmq.ZMQError):  # after a refusal libzmq has given the connection up itself
                 self._socket.disconnect(self._endpoint)
+            roster = self._link.party.roster
+            self._socket.curve_serverkey = roster.members[roster.coordinator].channel
             self._socket.connect(self._endpoint)
 
     def _receive(self, now: float) -> bool:
@@ -278,30 +307,20 @@ class CurveClient(Endpoint):
             packet = self._link.next_packet(now)
             if packet is None:
                 return self._deadline is not None and not self._link.idle
-            self._socket.send(packet, flags=zmq.DONTWAIT)
+            try:
+                self._socket.send(packet, flags=zmq.DONTWAIT)
+            except zmq.Again:  # the connection has ended since the socket was asked; the next begins a session anew
+                self._link.lost()
+                break
         return self._deadline is None or not self._link.idle
 
     def _release(self) -> None:
         """Nothing."""
 
 
-class _Route(NamedTuple):
-    id: bytes  # of ROUTER, to address the connection
-    connection: Connection
-
-
-class _Doorkeeper:
-    """The ZAP handler's question, asked in its thread: may this channel key connect?"""
-
-    def __init__(self) -> None:
-        self.names: dict[str, str] = {}  # Z85 text of a channel key -> site; replaced and never changed
-
-    def admit(self, roster: Roster, board: Switchboard) -> None:
-        self.names = {z85(roster.members[site].channel): site for site in roster.sites if site in board.names}
-
-    def dismiss(self, name: str) -> None:
-        self.names = {key: other for key, other in self.names.items() if other != name}
-
-    def callback(self, domain: str, key: bytes) -> bool:
-        """domain: the server's; key: Z85 text of the key whose possession the client has proved."""
-        return domain == _DOMAIN and key.decode("ascii") in self.names
+def _user_of(packet: zmq.Frame) -> str:
+    """The key that the ZAP handler has vouched for; empty if none has."""
+    try:
+        return str(packet.get("User-Id"))
+    except zmq.ZMQError:
+        return ""

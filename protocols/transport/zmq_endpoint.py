@@ -55,10 +55,14 @@ class Endpoint(ABC):
         self._socket.close()
         self._release()
         self._context.term()
-        os.close(self._wake)
+        with self._lock:
+            os.close(self._wake)
+            self._wake = -1  # its number may soon be somebody else's
 
     def _nudge(self) -> None:
-        os.eventfd_write(self._wake, 1)
+        with self._lock:
+            if self._wake >= 0:
+                os.eventfd_write(self._wake, 1)
 
     def _run(self) -> None:
         try:
@@ -79,9 +83,7 @@ class Endpoint(ABC):
         while True:
             with self._lock:
                 now = time.monotonic()
-                while self._monitor.poll(0):
-                    event = recv_monitor_message(self._monitor)
-                    self._noticed(event["event"], event["value"], now)
+                self._listen(now)
                 self._housekeeping(now)
                 room = self._receive(now)
                 waiting = self._flush(now)
@@ -92,6 +94,11 @@ class Endpoint(ABC):
             if self._wake in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.eventfd_read(self._wake)
+
+    def _listen(self, now: float) -> None:
+        while self._monitor.poll(0):
+            event = recv_monitor_message(self._monitor)
+            self._noticed(event["event"], event["value"], now)
 
     def _packets(self) -> list[list[zmq.Frame]]:
         """Multipart messages that have arrived, a few at a time so that others get their turn."""

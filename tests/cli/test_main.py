@@ -44,6 +44,7 @@ def fedsecure(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
     "command",
     [
         *((), ("demo",), ("simulate",), ("report",), ("reproduce",), ("data",), ("data", "inspect"), ("bench",)),
+        *(("budget",), ("budget", "plan"), ("budget", "show"), ("budget", "report")),
         *(("keys",), ("keys", "new"), ("keys", "rotate"), ("roster",), ("roster", "sign"), ("roster", "revoke")),
     ],
 )

@@ -56,7 +56,7 @@ def targets() -> list[tuple[int, list[bytes], Target]]:
     found.append((2, [msgspec.msgpack.encode(make_box())], _read_box))
     site = Party("site-a", IDENTITIES["site-a"], ROSTER, STUDY, 3)
     hub = Party("coordinator", IDENTITIES["coordinator"], ROSTER, STUDY, 2)
-    shared = {"maximum": MAXIMUM, "queue": 4, "buffers": _BUFFERS}
+    shared = {"maximum": MAXIMUM, "queue": 4, "room": MAXIMUM, "buffers": _BUFFERS}
     packets = [sessions.packet(0, bytes(40)), sessions.packet(0, kind=4, size=8), b"\x05" + bytes(8)]
     packets += [sessions.offer_packet(), sessions.answer_packet()]
     found.append((2, packets, lambda raw: Responder(hub, "site-a", **shared).receive(raw)))

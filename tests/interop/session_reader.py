@@ -68,26 +68,34 @@ class Fields:
         need(not self.raw, "bytes left over")
 
 
-def signed(packet: bytes, kind: bytes, label: bytes, signing: bytes) -> bytes:
+def fields_of(packet: bytes, kind: bytes) -> Fields:
     need(packet[:1] == kind and len(packet) > 65, "type")
+    return Fields(packet[65:])
+
+
+def verify(packet: bytes, label: bytes, signing: bytes) -> None:
     try:
         Ed25519PublicKey.from_public_bytes(signing).verify(packet[1:65], prefixed(label, packet[65:]))
     except InvalidSignature:
         raise Refused("signature") from None
-    return packet[65:]
 
 
 def read_offer(
     packet: bytes, *, peer: str, me: str, study: bytes, roster: bytes, signing: bytes, least_boot: int
 ) -> tuple[bytes, bytes, bytes]:
     """Session to be replaced, X25519 key, ML-KEM key. `signing` is the peer's key, `roster` the roster's digest."""
-    fields = Fields(signed(packet, b"\x01", b"fedsecure/session/offer/v1", signing))
+    fields = fields_of(packet, b"\x01")
     fields.exact(b"\x99\x01")
-    need(fields.binary(32) == study and fields.binary(32) == roster, "study or roster")
-    need(fields.name() == peer and fields.name() == me, "names")
-    need(fields.boot() >= least_boot, "boot")
+    of, under, sender, recipient = fields.binary(32), fields.binary(32), fields.name(), fields.name()
+    boot = fields.boot()
     previous, exchange, encapsulation = fields.binary(8), fields.binary(32), fields.binary(1184)
     fields.end()
+    need(of == study, "study")
+    need(sender == peer, "sender")
+    need(recipient == me, "recipient")
+    verify(packet, b"fedsecure/session/offer/v1", signing)
+    need(under == roster, "roster")
+    need(boot >= least_boot, "boot")
     try:
         X25519PrivateKey.generate().exchange(X25519PublicKey.from_public_bytes(exchange))
         MLKEM768PublicKey.from_public_bytes(encapsulation)
@@ -104,7 +112,8 @@ class Keys(NamedTuple):
 
 def finish(packet: bytes, *, offer: bytes, exchange: bytes, seed: bytes, signing: bytes, least_boot: int) -> Keys:
     """The session's keys, from the coordinator's answer to `offer` and the offer's private ephemerals."""
-    fields = Fields(signed(packet, b"\x02", b"fedsecure/session/answer/v1", signing))
+    verify(packet, b"fedsecure/session/answer/v1", signing)
+    fields = fields_of(packet, b"\x02")
     fields.exact(b"\x95\x01")
     need(fields.binary(32) == hashlib.sha256(offer).digest(), "another offer")
     need(fields.boot() >= least_boot, "boot")
@@ -113,7 +122,7 @@ def finish(packet: bytes, *, offer: bytes, exchange: bytes, seed: bytes, signing
     try:
         shared = X25519PrivateKey.from_private_bytes(exchange).exchange(X25519PublicKey.from_public_bytes(point))
     except ValueError:
-        raise Refused("low order") from None
+        raise Refused("unsound ephemeral") from None
     shared += MLKEM768PrivateKey.from_seed_bytes(seed).decapsulate(ciphertext)
     transcript = hashlib.sha256(prefixed(b"fedsecure/session/transcript/v1", offer, packet)).digest()
     secret = hmac.digest(transcript, shared, "sha256")  # HKDF-Extract, RFC 5869
@@ -142,7 +151,8 @@ class Reader:
         need(16 <= len(sealed) <= CHUNK + 16, "length")
         kind, session, counter = header[0], header[1:9], int.from_bytes(header[9:17], "big")
         size, index = int.from_bytes(header[17:25], "big"), int.from_bytes(header[25:], "big")
-        need(kind in (3, 4) and session == self.session and counter == self.counter, "header")
+        need(kind in (3, 4) and session == self.session, "session")
+        need(counter == self.counter, "counter")
         try:
             content = AESGCM(self.key).decrypt(counter.to_bytes(12, "big"), sealed, header)
         except InvalidTag:

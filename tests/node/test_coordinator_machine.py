@@ -195,6 +195,15 @@ def test_a_site_that_lost_the_round_is_sent_it_again_but_not_at_every_hello() ->
     assert effects == [OpenRound("a", 0, 0, ())]  # it was killed and lost what it held
 
 
+def test_a_site_is_sent_nothing_for_starts_that_take_turns() -> None:
+    state, _ = after(opened(), hello("a", boot=2))
+    before = state
+    state, effects = after(state, hello("a", boot=1))
+    assert effects == [Refuse("a", "a node's boot number never falls")]
+    assert state == before
+    assert after(state, hello("a", boot=2))[1] == []
+
+
 def test_a_site_that_is_working_is_left_alone() -> None:
     state, _ = after(opened(), Tick(1.0))
     assert after(state, hello("a", 0, 0))[1] == []

@@ -188,6 +188,9 @@ def test_a_member_that_breaks_the_rules_ends_the_session(how: str) -> None:
     assert caught.value.peer == "north"
     assert hub.broken
     assert hub.unfinished is None
+    assert hub.next_packet() is None
+    with pytest.raises(UnexpectedMessage, match="has ended"):
+        hub.receive(forged(site, CHUNK_TYPE, 1, 0, b"x"))
 
 
 def test_a_chunk_that_was_not_granted_ends_the_session() -> None:
@@ -202,10 +205,11 @@ def test_a_chunk_that_was_not_granted_ends_the_session() -> None:
 
 def test_a_session_seals_no_more_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
     site, _ = pair()
-    monkeypatch.setattr("protocols.session._PACKETS", 1)
-    packets(site, b"x")
-    with pytest.raises(RuntimeError, match="all the packets it may"):
-        packets(site, b"y")
+    monkeypatch.setattr("protocols.session._PACKETS", 2)
+    assert len(packets(site, bytes(3 * CHUNK))) == 2
+    assert site.spent
+    site.confirm()
+    assert site.next_packet() is None
 
 
 def test_an_announced_size_takes_no_memory() -> None:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
+from keys.identity import Identity
+from keys.roster import Roster
+from protocols.errors import WrongRoster
 from protocols.handshake import Party
 from protocols.transport.base import ClientTransport, ServerTransport
 from protocols.transport.memory import MemoryHub
@@ -132,6 +137,44 @@ def test_a_receiver_that_does_not_keep_up_blocks_nobody(world: World) -> None:
     assert south.poll(SOON) == [b"still here"]
 
 
+def test_both_ends_follow_a_roster_while_they_run(world: World, roster: Roster) -> None:
+    north = world.joined("north")
+    larger = Roster("hub", {**roster.members, "west": Identity.generate().public})
+    world.server.accept(larger)
+    north.accept(larger)
+    north.rekey()  # a handshake, in which both name the roster
+    north.send(b"under the new one")
+    assert world.server.poll(SOON) == [("north", b"under the new one")]
+    world.server.send("north", b"and back")
+    assert north.poll(SOON) == [b"and back"]
+    assert world.server.refusals() == []
+
+
+def test_an_offer_of_the_roster_before_does_not_stand_in_the_way(world: World, roster: Roster) -> None:
+    """The coordinator is the first to follow, and refuses; the site follows, and is let in."""
+    larger = Roster("hub", {**roster.members, "west": Identity.generate().public})
+    world.server.accept(larger)
+    north = world.client("north")
+    north.send(b"waits")
+    assert world.server.poll(NEVER) == []
+    assert [type(error) for error in world.server.refusals()] == [WrongRoster]
+    north.accept(larger)
+    assert world.server.poll(SOON) == [("north", b"waits")]
+
+
+def test_a_site_follows_no_roster_with_other_keys_for_it_or_another_coordinator(world: World, roster: Roster) -> None:
+    north = world.joined("north")
+    for other in (
+        Roster("hub", {**roster.members, "north": Identity.generate().public}),
+        Roster("hub", {name: roster.members[name] for name in ("hub", "south")}),
+        Roster("south", roster.members),
+    ):
+        with pytest.raises(ValueError, match="not the one of this roster"):
+            north.accept(other)
+    north.send(b"as before")
+    assert world.server.poll(SOON) == [("north", b"as before")]
+
+
 def test_polling_waits_no_longer_than_told(world: World) -> None:
     north = world.joined("north")
     for end in (world.server, north):
@@ -155,3 +198,17 @@ def test_closing_twice_is_closing_once(world: World) -> None:
     for end in (world.client("north"), world.server):
         end.close()
         end.close()
+
+
+def test_what_is_said_after_the_end_goes_nowhere(world: World, roster: Roster, tmp_path: Path) -> None:
+    north = world.joined("north")
+    north.close()
+    world.server.close()
+    with ExitStack() as files:  # take the numbers of what was open before
+        taken = [files.enter_context((tmp_path / str(number)).open("wb")) for number in range(40)]
+        north.send(b"late")
+        north.rekey()
+        north.accept(roster)
+        world.server.send("north", b"late")
+        assert world.server.poll(0) == []
+        assert [file.seek(0, 2) for file in taken] == [0] * 40

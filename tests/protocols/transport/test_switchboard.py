@@ -38,3 +38,10 @@ def test_a_roster_of_another_coordinator_is_refused(parties: dict[str, Party], r
         with pytest.raises(ValueError, match="not the coordinator's"):
             board.accept(other)
     assert board.names == {"north", "south"}
+
+
+def test_there_is_room_for_a_round_and_no_more(parties: dict[str, Party], roster: Roster) -> None:
+    board = Switchboard(parties["hub"], 10)
+    assert {link.room for name in board.names if (link := board.link(name))} == {30}  # model, target, the other's bank
+    board.accept(Roster("hub", {**roster.members, "west": Identity.generate().public}))
+    assert {link.room for name in board.names if (link := board.link(name))} == {40}

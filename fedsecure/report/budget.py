@@ -1,0 +1,224 @@
+"""What a run has cost its patients: read from its sites' folders, for a privacy officer, as one page and as JSON.
+
+Where a site has a ledger, its events count; where it has none, what it sent does, and was sent without noise. Fields
+are those of the reporting items of arXiv 2303.00654 and the questions of NIST SP 800-226, level by level.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from fedsecure.config import Study, load
+from fedsecure.egress import NON_PRIVATE, REPEAT
+from fedsecure.errors import SettingsError
+from fedsecure.files import write_atomic
+from fedsecure.privacy import gdp
+from fedsecure.privacy.accountant import Spent, spent
+from fedsecure.privacy.events import ADJACENCY, UNIT, DiscreteGaussian, Event, Gaussian, NonPrivate
+from fedsecure.privacy.ledger import open_ledger
+from fedsecure.privacy.mechanism import statement
+from fedsecure.privacy.planning import releases
+from fedsecure.report.provenance import commit
+from fedsecure.report.questions import LIMITS, QUESTIONS, TRUST, Answer
+
+LEDGER: Final = "ledger.db"
+
+
+@dataclass(frozen=True, slots=True)
+class FlowLine:
+    """One flow of a site. alone: its epsilon if nothing else had left; without: what all others cost without it."""
+
+    flow: str
+    releases: int
+    planned: int
+    alone: float
+    without: float
+
+
+@dataclass(frozen=True, slots=True)
+class SiteBudget:
+    """`cap` and `left` are None without a cap; `head` is the ledger's, empty without one."""
+
+    site: str
+    spent: Spent
+    flows: tuple[FlowLine, ...]
+    cap: float | None
+    left: float | None
+    withdrawals: int
+    head: str
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetReport:
+    """Three numbers that are never mixed: what was designed for, what the accountant says, what an audit bounds."""
+
+    study: str
+    study_digest: str
+    claim: str
+    unit: str
+    adjacency: str
+    design_target: float | None
+    accounted: float
+    audited_lower_bound: float | None  # None: no audit of this run
+    delta: float
+    meaning: gdp.Meaning
+    accountant: str
+    second_value: float
+    sites: tuple[SiteBudget, ...]
+    released: tuple[str, ...]
+    noise: str
+    sampling: str
+    clipping: str
+    share_clipped: float | None
+    secure_aggregation: str
+    tuning: str
+    utility: str
+    trust: tuple[str, ...]
+    limits: tuple[str, ...]
+    questions: tuple[Answer, ...]
+    fedsecure: str
+    commit: str | None
+
+
+def read(run: Path) -> BudgetReport:
+    """Raises SettingsError for a folder that is no run, GateRefused for a ledger that is not whole."""
+    folders = sorted(path.parent for path in run.glob("sites/*/study.json"))
+    if not folders:
+        raise SettingsError("no run with sites in it: name the folder of one framework's run (it holds sites/)")
+    study = load(Study, (folders[0] / "study.json").read_bytes())
+    patients = sum(member.weight for member in study.sites)
+    delta = study.privacy.delta or min(1e-6, 1 / (100 * patients))
+    sites = tuple(_site(folder, study, delta) for folder in folders)
+    worst = max(sites, key=lambda site: site.spent.epsilon)
+    flows = sorted({line.flow for site in sites for line in site.flows})
+    claim = statement(worst.spent, ", ".join(flows))
+    return BudgetReport(
+        study=study.name,
+        study_digest=study.digest().hex(),
+        claim=claim,
+        unit=f"{UNIT}: all volumes, frames, slices and views of one",
+        adjacency=f"{ADJACENCY}: the neighbour's patient contributes nothing; cohort sizes are constants of the study",
+        design_target=study.privacy.epsilon,
+        accounted=worst.spent.epsilon,
+        audited_lower_bound=None,
+        delta=delta,
+        meaning=gdp.meaning(gdp.mu_of(worst.spent.epsilon, delta) if worst.spent.epsilon > 0 else 0.0),
+        accountant=worst.spent.accountant,
+        second_value=worst.spent.rdp,
+        sites=sites,
+        released=tuple(flows),
+        noise=_noise(study),
+        sampling="none is claimed" if study.privacy.sampling == 1 else f"Poisson, rate {study.privacy.sampling:g}",
+        clipping=f"{study.privacy.contribution}, C = {study.privacy.clip_units} grid units" if _on(study) else "none",
+        share_clipped=None,
+        secure_aggregation="not in this version: the coordinator reads each site's release",
+        tuning="not recorded: earlier runs on the same patients cost them too, and are not in this ledger",
+        utility="Dice with and without is in the run's own report; a run without privacy has nothing to compare",
+        trust=TRUST,
+        limits=LIMITS,
+        questions=QUESTIONS,
+        fedsecure=version("fedsecure"),
+        commit=commit(),
+    )
+
+
+def to_json(report: BudgetReport) -> bytes:
+    """Infinity as the string "infinite": JSON has no such number, and null would read as "not known"."""
+    return msgspec.json.format(msgspec.json.encode(_plain(asdict(report))), indent=2) + b"\n"
+
+
+def write(report: BudgetReport, folder: Path) -> tuple[Path, Path]:
+    """`budget.html` and `budget.json` into `folder`."""
+    environment = Environment(
+        loader=PackageLoader("fedsecure.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = number
+    page, raw = folder / "budget.html", folder / "budget.json"
+    write_atomic(page, environment.get_template("budget.html").render(report=report).encode())
+    write_atomic(raw, to_json(report))
+    return page, raw
+
+
+def number(value: float | None) -> str:
+    """Three digits, "infinite", or "not measured"."""
+    if value is None:
+        return "not measured"
+    return "infinite" if math.isinf(value) else f"{value:.3g}"
+
+
+def _site(folder: Path, study: Study, delta: float) -> SiteBudget:
+    cap, withdrawals, head = None, 0, ""
+    if (folder / LEDGER).is_file():
+        with open_ledger(folder / LEDGER) as ledger:
+            name = study.digest().hex()
+            events = ledger.events(name)
+            withdrawals, head = ledger.withdrawals(name), ledger.head.digest.hex()
+            caps = [opened.cap for opened in ledger.studies() if opened.study == name and opened.cap]
+            cap = caps[0].epsilon if caps else None
+    else:
+        events = _sent(folder / "node.db")
+    total = spent(events, delta)
+    left = None if cap is None else max(0.0, cap - total.epsilon)
+    return SiteBudget(folder.name, total, _flows(study, events, delta), cap, left, withdrawals, head)
+
+
+def _sent(database: Path) -> tuple[Event, ...]:
+    """What a site without a ledger released. Raises SettingsError for an event that is none of this version's."""
+    if not database.is_file():
+        return ()
+    query = "SELECT flow, event, count(*) FROM sent WHERE kind = 'release' AND event != ? GROUP BY flow, event"
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as db:
+        rows = db.execute(query, (REPEAT,)).fetchall()
+    if any(event != NON_PRIVATE for _, event, _ in rows):
+        raise SettingsError("a site released something with a privacy event, and has no ledger: its budget is unknown")
+    return tuple(NonPrivate(flow=flow, count=count, reason="released without noise") for flow, _, count in rows)
+
+
+def _flows(study: Study, events: Sequence[Event], delta: float) -> tuple[FlowLine, ...]:
+    planned, lines = releases(study), []
+    for flow in sorted({event.flow for event in events}):
+        own = [event for event in events if event.flow == flow]
+        others = [event for event in events if event.flow != flow]
+        count = sum(event.count for event in own if isinstance(event, Gaussian | DiscreteGaussian | NonPrivate))
+        alone, without = (spent(part, delta, reference=False).epsilon for part in (own, others))
+        lines.append(FlowLine(flow, count, planned[flow], alone, without))
+    return tuple(lines)
+
+
+def _noise(study: Study) -> str:
+    if not _on(study):
+        return "none"
+    return (
+        "discrete Gaussian on the integer grid, by each site, from the operating system's entropy (AES-256-CTR); "
+        f"z = {study.privacy.noise_multiplier or 'found from epsilon'}"
+    )
+
+
+def _on(study: Study) -> bool:
+    return study.privacy.enabled
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case float() if math.isinf(value):
+            return "infinite"
+        case _:
+            return value

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from fedsecure.config import FinetuneSettings, Member, PretrainSettings, PrivacySettings, Study, parse_study
+from fedsecure.errors import SettingsError
+from fedsecure.plan import require_no_noise
+from fedsecure.privacy.accountant import spent
+from fedsecure.privacy.planning import budget, events_of, survivors
+
+
+def study(sites: int = 10, framework: str = "fclopt", weight: int = 20, **privacy: object) -> Study:
+    asked: dict[str, object] = {"enabled": True, "epsilon": 8.0} | privacy
+    return Study(
+        framework=framework,
+        sites=tuple(Member(name=f"s{i}", weight=weight) for i in range(sites)),
+        finetune=FinetuneSettings(modes=("local",)),
+        pretrain=PretrainSettings(exchange="none"),
+        privacy=PrivacySettings(**asked),
+    )
+
+
+def test_noise_is_found_for_the_epsilon_of_the_whole_worst_case() -> None:
+    found = budget(study())
+    assert found.private
+    assert found.releases == {"weights": 10, "target": 9}  # as if every round asked for targets
+    assert found.cost is not None
+    assert 7.9 < found.cost.epsilon <= 8
+    assert found.one_round is not None
+    assert 0 < found.one_round < 8
+    assert found.delta == 1e-6
+    assert (found.least, found.colluders) == (10, 1)
+    assert [line.multiplier for line in found.lines] == sorted((line.multiplier for line in found.lines), reverse=True)
+
+
+def test_signal_to_noise_is_the_line_of_the_design_and_warns() -> None:
+    ten, many = budget(study(parameters=500_000)), budget(study(200, parameters=1000))
+    assert ten.own is not None
+    assert many.own is not None
+    assert ten.own.signal_to_noise == pytest.approx(10 / (2 * ten.own.multiplier * math.sqrt(500_000)))
+    assert any("nothing can be learnt" in warning for warning in ten.warnings)
+    assert many.warnings == ()
+
+
+def test_without_privacy_epsilon_is_infinite_and_the_table_is_there() -> None:
+    found = budget(study(enabled=False, epsilon=None))
+    assert not found.private
+    assert found.cost is None
+    assert "epsilon is infinite" in found.warnings[0]
+    assert len(found.lines) == 4
+
+
+def test_sampled_patients_cost_less() -> None:
+    full, sampled = (
+        spent(events_of(study(contribution="patient-sum", sampling=rate), 3.0), 1e-6, reference=False).epsilon
+        for rate in (1.0, 0.1)
+    )
+    assert sampled < 0.3 * full
+
+
+def test_colluders_and_survivors_have_the_designs_defaults() -> None:
+    assert survivors(study(3)) == (3, 1)
+    assert survivors(study(26)) == (26, 5)
+    assert survivors(study(10, least_survivors=7, colluders=2)) == (7, 2)
+    alone = survivors(study(1, colluders=None))
+    assert alone == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"delta": 1e-3}, r"above 1/\(10 n\)"),
+        ({"least_survivors": 3, "colluders": 3}, "no honest site"),
+        ({"least_survivors": 11}, "more than the study's 10 sites"),
+        ({"noise_multiplier": 1.0, "epsilon": 0.5}, "less than one round"),
+        ({"clip_units": 1, "epsilon": 100.0}, "clip_units = "),
+        ({"clip_units": 1 << 20}, "smaller clip_units"),
+        ({"framework": "fcl"}, None),
+    ],
+)
+def test_a_promise_that_cannot_hold_is_refused_with_what_to_change(
+    changed: dict[str, object], said: str | None
+) -> None:
+    asked = study(**changed)  # type: ignore[arg-type]
+    if said is None:
+        assert budget(asked).private  # without feature exchange FCL sends weights alone
+        return
+    with pytest.raises(SettingsError, match=said):
+        budget(asked)
+
+
+def test_the_grid_that_is_named_is_fine_enough() -> None:
+    with pytest.raises(SettingsError) as refused:
+        budget(study(clip_units=1, epsilon=100.0))
+    units = int(str(refused.value).split("clip_units = ")[1].split()[0])
+    assert budget(study(clip_units=units, epsilon=100.0)).private
+
+
+def test_releases_without_noise_are_named() -> None:
+    vectors = study(framework="fcl").model_copy(update={"pretrain": PretrainSettings(), "release_metrics": True})
+    with pytest.raises(SettingsError, match=r"features: .*exchange.*metrics: .*release_metrics"):
+        budget(vectors)
+
+
+def test_a_study_without_a_cohort_has_no_budget() -> None:
+    with pytest.raises(SettingsError, match="cohort"):
+        budget(Study())
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"epsilon": 8.0}, "epsilon without noise"),
+        ({"enabled": True, "epsilon": 8.0, "noise_multiplier": 0.0}, "noise_multiplier = 0"),
+        ({"enabled": True}, "without a cap"),
+        ({"enabled": True, "epsilon": 8.0, "unit": "slice"}, 'write unit = "patient"'),
+        ({"enabled": True, "epsilon": 8.0, "sampling": 0.1}, 'contribution = "patient-sum"'),
+        ({"enabled": True, "epsilon": 0.0}, "greater than 0"),
+    ],
+)
+def test_a_section_that_is_no_guarantee_does_not_parse(section: dict[str, object], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        parse_study({"privacy": section})
+
+
+def test_federated_fine_tuning_is_charged_too() -> None:
+    tuned = study().model_copy(update={"finetune": FinetuneSettings(modes=("federated",), labelled=(4,), rounds=5)})
+    counts = {event.flow: event.count for event in events_of(tuned, 5.0)}
+    assert counts == {"weights": 10 + 2 * 5, "target": 9}  # both starts
+
+
+def test_no_node_runs_a_study_without_the_noise_it_asks_for() -> None:
+    with pytest.raises(SettingsError, match="nodes cannot add its noise yet"):
+        require_no_noise(study())
+    require_no_noise(study(enabled=False, epsilon=None))
+
+
+@pytest.mark.parametrize(("exchange", "flow"), [("prototypes", "prototypes"), ("secagg-prototypes", "prototype-sum")])
+def test_prototypes_that_nothing_noises_make_the_study_infinite_and_are_named(exchange: str, flow: str) -> None:
+    asked = study(framework="fcl").model_copy(update={"pretrain": PretrainSettings(exchange=exchange)})
+    cost = spent(events_of(asked, 3.0), 1e-6, reference=False)
+    assert math.isinf(cost.epsilon)
+    assert any(flow in named for named in cost.infinite)
