@@ -31,7 +31,7 @@ from protocols.errors import (
     WrongRoster,
     WrongSender,
 )
-from protocols.messages import Digest, Name
+from protocols.fields import Digest, Name
 
 OFFER: Final = b"\x01"  # first byte of a packet
 ANSWER: Final = b"\x02"

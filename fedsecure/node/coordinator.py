@@ -64,9 +64,9 @@ from protocols.messages import (
     LeaveReason,
     MetricReport,
     PrototypeSum,
-    Release,
     RoundDone,
     TargetUpdate,
+    Unmasked,
     WantTarget,
     WeightUpdate,
 )
@@ -233,7 +233,7 @@ def _open_for(state: CoordinatorState, site: str) -> Outcome:
     return replace(state, sent={**state.sent, site: state.now}, supplied=supplied), (opened,)
 
 
-def _release(study: Study, state: CoordinatorState, sender: str, message: Release) -> Outcome:
+def _release(study: Study, state: CoordinatorState, sender: str, message: Unmasked) -> Outcome:
     flow = _flow(study, message)
     of, current = (message.stage, message.round), (state.stage, state.round)
     if of < current or (of == current and ((sender, flow) in state.received or not _takes(state, sender, flow))):
@@ -251,7 +251,7 @@ def _release(study: Study, state: CoordinatorState, sender: str, message: Releas
     return following, (KeepIncoming(sender, message), *effects)
 
 
-def _flow(study: Study, message: Release) -> Flow:
+def _flow(study: Study, message: Unmasked) -> Flow:
     """What a box holds only the study says."""
     if isinstance(message, FeatureBank) and shared_flow(study) is Flow.PROTOTYPES:
         return Flow.PROTOTYPES
