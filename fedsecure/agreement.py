@@ -25,7 +25,7 @@ from keys.errors import CannotOpen, InvalidSignature
 from keys.identity import SIGNATURE_SIZE, Identity
 from keys.roster import Roster
 from protocols.errors import BadSignature, CannotDecrypt, Malformed, WrongRecipient
-from protocols.messages import Name
+from protocols.fields import Name
 
 KEY_SIZE: Final = 32
 SESSION_SIZE: Final = 16

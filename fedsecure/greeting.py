@@ -21,7 +21,7 @@ from msgspec import Meta, Struct, json
 from fedsecure.config import Study
 from fedsecure.notes import Notes
 from keys.encoding import prefixed
-from protocols.messages import Count, Digest, Name
+from protocols.fields import Count, Digest, Name
 
 MAXIMUM: Final = 8192  # bytes: one greeting as proof inside another
 START_SIZE: Final = 16

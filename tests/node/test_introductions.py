@@ -252,7 +252,7 @@ def test_another_roster_has_whoever_it_changes_greet_anew(world: World) -> None:
     site.it.tick(AGAIN_EVERY_S + 1)
     talk(site, hub)
     assert not hub.it.welcome("north")  # by the keys before
-    hub.it.follow(Roster("hub", {"hub": world.roster.members["hub"]}))
+    hub.it.follow(Roster("hub", {"hub": world.roster.members["hub"], "south": Identity.generate().public}))
     hub.refused.clear()
     site.it.tick(2 * AGAIN_EVERY_S + 2)
     talk(site, hub)
