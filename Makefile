@@ -7,9 +7,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
+KILLS ?= 50
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint test test-slow fuzz bench clean
+.PHONY: help setup demo lint test test-slow fuzz chaos bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | sort | expand -t 14
@@ -37,6 +38,9 @@ test: lint  ## lint and the fast tests
 
 test-slow: $(STAMP)  ## the tests that take minutes (real data, whole federations)
 	$(BIN)/python -m pytest -m slow --timeout 3600 $(ARGS)
+
+chaos: $(STAMP)  ## kill -9 of every node at every phase boundary and at KILLS random instants
+	$(BIN)/python -m sim.chaos --kills $(KILLS)
 
 fuzz: $(STAMP)  ## COUNT mutated inputs (200000 if not given) against the decoders of both nodes
 	PYTHONPATH=. $(BIN)/python tests/fuzz/mutate.py $(or $(COUNT),200000) $(ARGS)

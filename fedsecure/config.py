@@ -232,8 +232,11 @@ class Study(_Frozen):
     start: Literal["pretrain", "random", "encoder"] = "pretrain"
     encoder: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None  # SHA-256 of its file
     release_metrics: bool = False  # mean Dice per structure leaves a site only if this says so
-    round_deadline_s: Annotated[float, Field(gt=0)] | None = None  # None: wait for every site
-    minimum_sites: Annotated[int, Field(ge=1)] = 1  # fewer updates at the deadline abort the round
+    # Deadlines, in seconds; None: wait for every site. Whoever is late joins the round that is open then.
+    join_deadline_s: Annotated[float, Field(gt=0)] | None = None  # from the coordinator's start to the first round
+    round_deadline_s: Annotated[float, Field(gt=0)] | None = None  # of a training round, and of targets asked for
+    evaluation_deadline_s: Annotated[float, Field(gt=0)] | None = None  # None: as round_deadline_s
+    minimum_sites: Annotated[int, Field(ge=1)] = 1  # fewer at a deadline abort the study
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
     pretrain: PretrainSettings = PretrainSettings()
@@ -252,6 +255,9 @@ class Study(_Frozen):
             raise ValueError("sites: a name stands twice; names are identities")
         if self.sites and self.minimum_sites > len(self.sites):
             raise ValueError("minimum_sites is larger than the number of sites: no round could close")
+        if self.join_deadline_s is not None and self.round_deadline_s is None:
+            raise ValueError("join_deadline_s begins without late sites, and the first round would wait for them: set "
+                             "round_deadline_s, too")  # fmt: skip
         if len(set(self.finetune.labelled)) != len(self.finetune.labelled):
             raise ValueError("finetune.labelled: a number stands twice")
         if (self.start == "encoder") != (self.encoder is not None):
@@ -300,7 +306,7 @@ class Run(_Frozen):
 
 def parse_study(raw: dict[str, Any]) -> Study:
     """A study from plain values. Raises SettingsError naming each wrong field and what is allowed there."""
-    return _parse(Study, raw)
+    return parse(Study, raw)
 
 
 def load_study(path: Path) -> Study:
@@ -327,7 +333,7 @@ def dump(model: BaseModel) -> bytes:
     return model.model_dump_json(indent=2).encode() + b"\n"
 
 
-def _parse(kind: type[_Model], raw: dict[str, Any]) -> _Model:
+def parse(kind: type[_Model], raw: dict[str, Any]) -> _Model:
     # TOML has arrays, strict pydantic wants tuples: go through JSON, whose arrays pydantic takes for tuples.
     return load(kind, msgspec.json.encode(raw))
 

@@ -1,7 +1,7 @@
 """THE way out of a node. Every byte that leaves passes one of three methods, and there is no fourth:
 
     release   anything computed from volumes: weight and target updates, distances, features, metrics
-    control   a closed set of messages without a float, an array or free text
+    control   a closed set of messages without a float, an array or free text; greetings are of this kind
     publish   the coordinator's models and target networks, signed, and the banks it relays unread
 
 The gate builds what leaves from nothing: it takes un-noised arrays of a closed schema and never an object to be
@@ -22,8 +22,10 @@ from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 
+from fedsecure.agreement import AGREEMENTS, Agreement
 from fedsecure.config import Study
 from fedsecure.errors import GateRefused
+from fedsecure.greeting import GREETINGS, Greeting
 from fedsecure.learning import prototypes
 from fedsecure.packing import pack_bank, pack_vector, within_range
 from fedsecure.plan import frame_limit, makes_target, owed, require_no_noise
@@ -109,6 +111,7 @@ class Gate:
         """
         require_no_noise(study)
         self._sealer = Sealer(identity, name, study.digest(), boot)
+        self._identity = identity
         self._name = name
         self._study = study
         self._readers = dict(readers)
@@ -155,6 +158,14 @@ class Gate:
     def control(self, recipient: str, message: Message, stage: int, round_: int) -> None:
         """Send one of the closed control messages. Raises GateRefused for a message of any other kind."""
         self._plain(Kind.CONTROL, recipient, message, stage, round_)
+
+    def greet(self, greeting: Greeting, stage: int, round_: int) -> None:
+        """Send a greeting, which like a control message holds no float, array or free text."""
+        self._note(greeting, GREETINGS.write(greeting, self._identity), stage, round_)
+
+    def compare(self, note: Agreement) -> None:
+        """Send a note of `fedsecure doctor`, before a study: digests of coarse categories under a key of the sites."""
+        self._note(note, AGREEMENTS.write(note, self._identity), 0, 0)
 
     def publish(self, recipient: str, message: Message, stage: int, round_: int) -> None:
         """Send the coordinator's model, or a bank it relays. Raises GateRefused for a message of any other kind."""
@@ -269,6 +280,11 @@ class Gate:
         frame = self._sealer.seal(recipient, message)
         flow = _PUBLISHED.get(type(message), type(message).__name__)
         row = self._row(kind, flow, FREE, stage, round_, frame, recipient)
+        self._journal.log(row)
+        self._hand_over(row, frame)
+
+    def _note(self, note: Greeting | Agreement, frame: bytes, stage: int, round_: int) -> None:
+        row = self._row(Kind.CONTROL, type(note).__name__, FREE, stage, round_, frame, note.recipient)
         self._journal.log(row)
         self._hand_over(row, frame)
 

@@ -13,8 +13,8 @@ from typing import Any, Final, TypeVar
 import msgspec
 from msgspec.msgpack import Decoder
 
-from protocols.errors import Malformed, UnexpectedMessage
-from protocols.messages import Control, Kind, Message, Publish, Release, kind_of
+from protocols.errors import Malformed
+from protocols.messages import Control, Kind, Message, Publish, Release, Share, kind_of
 
 _T = TypeVar("_T")
 
@@ -23,6 +23,7 @@ _DECODERS: Final[Mapping[Kind, Decoder[Any]]] = {
     Kind.CONTROL: Decoder(Control),
     Kind.RELEASE: Decoder(Release),
     Kind.PUBLISH: Decoder(Publish),
+    Kind.SHARE: Decoder(Share),
 }
 
 
@@ -36,10 +37,8 @@ def encode(message: Message) -> bytes:
 def decode(kind: Kind, raw: bytes, peer: str) -> Message:
     """The one message of this kind that `raw` encodes.
 
-    Raises Malformed or, for a kind that has no message, UnexpectedMessage; both blame `peer`.
+    Raises Malformed, which blames `peer`.
     """
-    if kind not in _DECODERS:
-        raise UnexpectedMessage(peer, f"no message has the kind {kind}")
     message: Message = exactly(_DECODERS[kind], raw, peer, f"a {kind} message")
     return message
 

@@ -31,15 +31,16 @@ from protocols.errors import (
     WrongSender,
     WrongStudy,
 )
-from protocols.messages import BankRelay, Digest, FeatureBank, Kind, Message, Name, Role, role_of
+from protocols.fields import Digest, Name
+from protocols.messages import BankRelay, FeatureBank, Kind, Message, Role, role_of
 
 FRAME_LABEL: Final = b"fedsecure/frame/v1"
 MAXIMUM_HEADER: Final = 256  # bytes; two names of 32 characters give 164
 _LENGTH: Final = 2  # bytes of the header's length
 
 KINDS_OF: Final[Mapping[Role, frozenset[Kind]]] = {
-    Role.SITE: frozenset({Kind.RELEASE, Kind.CONTROL}),
-    Role.COORDINATOR: frozenset({Kind.PUBLISH, Kind.CONTROL}),
+    Role.SITE: frozenset({Kind.RELEASE, Kind.CONTROL, Kind.SHARE}),
+    Role.COORDINATOR: frozenset({Kind.PUBLISH, Kind.CONTROL, Kind.SHARE}),
 }
 
 

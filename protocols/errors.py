@@ -1,6 +1,7 @@
 """Errors by blame. All of them are about what a peer sent; a wrong argument of ours is a ValueError.
 
     ProtocolError
+    ├── TooFew                  nobody's fault: fewer sites are left than a sum needs
     └── FaultyPeer              `peer` broke `rule`
         ├── UnknownPeer         is not in the roster, or is oneself
         ├── Oversize            sent more than the receiver takes
@@ -12,7 +13,11 @@
         ├── BadDigest           sent a body that is not the one its header announces
         ├── Replayed            sent something that was received before
         ├── UnexpectedMessage   sent what its role, stage or round does not allow
-        └── CannotDecrypt       sealed something so that its recipient cannot open it
+        ├── CannotDecrypt       sealed something so that its recipient cannot open it
+        ├── BelowFloor          asks for less than this site takes part in
+        ├── Inconsistent        says one thing here and another elsewhere
+        ├── BadShare            passed on a share, or dealt one, that is not what its dealer committed to
+        └── Spent               asks for what was given before, and is given once
 
 Blame is only as good as the transport: `peer` is the name it authenticated. What a relay passes on without checking is
 the relay's fault, until a signature proves the author's.
@@ -85,3 +90,27 @@ class UnexpectedMessage(FaultyPeer):
 
 class CannotDecrypt(FaultyPeer):
     """A signed box, or a packet of a session, that does not open."""
+
+
+class BelowFloor(FaultyPeer):
+    """Fewer sites, a lower threshold or more rounds than the site's own settings allow."""
+
+
+class Inconsistent(FaultyPeer):
+    """What it says does not agree with what it, or others in whose name it speaks, said elsewhere."""
+
+
+class BadShare(FaultyPeer):
+    """A share, or a secret put together from shares, that its dealer's commitment does not fit."""
+
+
+class Spent(FaultyPeer):
+    """A keyset masks one vector, and the updates to one model are opened once. Again would be a difference of sums."""
+
+
+class TooFew(ProtocolError):
+    """Fewer than `least` sites are left at `step`: the sum is not made, nothing of it is opened, nobody is to blame."""
+
+    def __init__(self, step: str, left: int, least: int) -> None:
+        super().__init__("nobody", f"{step} needs {least} sites, {left} are left")
+        self.step, self.left, self.least = step, left, least

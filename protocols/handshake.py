@@ -30,9 +30,8 @@ from protocols.errors import (
     WrongRecipient,
     WrongRoster,
     WrongSender,
-    WrongStudy,
 )
-from protocols.messages import Digest, Name
+from protocols.fields import Digest, Name
 
 OFFER: Final = b"\x01"  # first byte of a packet
 ANSWER: Final = b"\x02"
@@ -42,6 +41,8 @@ ANSWER_LABEL: Final = b"fedsecure/session/answer/v1"
 TRANSCRIPT_LABEL: Final = b"fedsecure/session/transcript/v1"
 KEY_LABEL: Final = b"fedsecure/session/key/v1"
 ID_LABEL: Final = b"fedsecure/session/id/v1"
+
+SAME_ROSTER: Final = "both ends act on the same roster: run `fedsecure roster verify` where it is the older"
 
 ID_SIZE: Final = 8
 KEY_SIZE: Final = 32
@@ -166,22 +167,23 @@ def answered_by(packet: bytes, peer: str) -> bytes:
 
 
 def read_offer(packet: bytes, *, peer: str, party: Party, least_boot: int = 0) -> Offer:
-    """Check everything about an offer from `peer`, to be answered by `answer`.
+    """Check everything about an offer from `peer`, to be answered by `answer`, but for the study.
 
-    Raises a FaultyPeer that blames `peer`: Malformed, WrongStudy, WrongRoster, WrongSender, WrongRecipient,
-    BadSignature, or Replayed for a boot number below `least_boot`.
+    Two nodes of different studies make a session, to which both digests are bound: in it they tell each other in which
+    settings they differ. Every frame names its study, and is refused by the nodes of another.
+
+    Raises a FaultyPeer that blames `peer`: Malformed, WrongRoster, WrongSender, WrongRecipient, BadSignature, or
+    Replayed for a boot number below `least_boot`.
     """
     raw = packet[1 + SIGNATURE_SIZE :]
     offer = exactly(_OFFERS, raw, peer, "a version 1 offer")
-    if offer.study != party.study:
-        raise WrongStudy(peer, "an offer carries the digest of the study it belongs to")
     if offer.sender != peer:
         raise WrongSender(peer, "an offer is delivered by its sender")
     if offer.recipient != party.name:
         raise WrongRecipient(peer, "an offer is delivered to its recipient")
     _verified(packet, OFFER_LABEL, party.roster, peer)
     if offer.roster != party.roster.digest:
-        raise WrongRoster(peer, "both ends act on the same roster: run `fedsecure roster verify` where it is the older")
+        raise WrongRoster(peer, SAME_ROSTER)
     if offer.boot < least_boot:
         raise Replayed(peer, "a node's boot number never falls")
     return offer

@@ -19,12 +19,13 @@ from abc import ABC, abstractmethod
 from collections import deque
 from typing import Final
 
-from protocols.errors import FaultyPeer, Malformed, UnexpectedMessage
+from protocols.errors import FaultyPeer, Malformed, UnexpectedMessage, WrongRoster
 from protocols.handshake import (
     ANSWER,
     ID_SIZE,
     NO_SESSION,
     OFFER,
+    SAME_ROSTER,
     Offered,
     Party,
     SessionKeys,
@@ -35,6 +36,7 @@ from protocols.handshake import (
 from protocols.session import CHUNK_TYPE, CREDIT_TYPE, Buffers, Session
 
 RESET: Final = b"\x05"  # first byte of a packet: "I do not know this session"; unauthenticated, so only a hint
+ROSTER: Final = b"\x06"  # first byte of a packet: "I act on the roster of this digest"; a hint as well
 RETRY_S: Final = 2.0  # an offer without an answer for so long is sent again, and then after twice as long
 RETRY_MAXIMUM_S: Final = 30.0
 _SITES_QUEUE: Final = 64  # frames of a site that wait for the connection
@@ -64,7 +66,7 @@ class Link(ABC):
         self._waiting: deque[bytes] = deque()
         self._replies: deque[bytes] = deque()
         self._session: Session | None = None
-        self._least_boot = 0  # the highest that the peer has shown
+        self._least_boot = 0  # the highest that the peer has shown on this connection
 
     @property
     def established(self) -> bool:
@@ -179,6 +181,7 @@ class Initiator(Link):
     def lost(self) -> None:
         super().lost()
         self._offered = None
+        self._least_boot = 0
 
     def follow(self, party: Party) -> None:
         before = self._party.roster.members[self.peer]
@@ -217,6 +220,10 @@ class Initiator(Link):
                 # Whatever of the present frame the peer has refused it would refuse again: it is not kept.
                 self._session = None
             return
+        if first == ROSTER[0]:
+            if packet[1:] != self._party.roster.digest:
+                raise WrongRoster(self.peer, SAME_ROSTER)
+            return
         if first != ANSWER[0]:
             raise UnexpectedMessage(self.peer, "a coordinator answers offers and makes none")
         answered = answered_by(packet, self.peer)
@@ -245,6 +252,18 @@ class Responder(Link):
     _succeeds = False  # the pending session takes over from the present one, whose frames are all through
     _reset = b""  # the last session that was called unknown
 
+    @property
+    def roster_hint(self) -> bytes:
+        """The packet that answers an offer of another roster."""
+        return ROSTER + self._party.roster.digest
+
+    def receive(self, packet: bytes | memoryview) -> bytes | None:
+        try:
+            return super().receive(packet)
+        except WrongRoster:
+            self._replies.append(self.roster_hint)
+            raise
+
     def send(self, frame: bytes) -> None:
         """A frame for a site that is away is dropped."""
         if self._session is not None:
@@ -253,16 +272,17 @@ class Responder(Link):
     def welcome(self, packet: bytes) -> None:
         """Begin anew on another connection, whose first packet this is: an offer.
 
+        Also of a node that started before: it may have been put back to an older copy, and has to be told.
         Raises a FaultyPeer, and stays where it is, unless the offer holds.
         """
         if packet[:1] != OFFER:
             raise UnexpectedMessage(self.peer, "a connection begins with an offer")
-        session, answered = self._session, self._answered
-        self._session, self._answered = None, (b"", b"")
+        session, answered, least = self._session, self._answered, self._least_boot
+        self._session, self._answered, self._least_boot = None, (b"", b""), 0
         try:
             self._shake(OFFER[0], packet)
         except FaultyPeer:
-            self._answered = answered
+            self._answered, self._least_boot = answered, least
             raise
         finally:
             self._session = session
@@ -276,6 +296,7 @@ class Responder(Link):
         self._waiting.clear()
         self._deferred = self._pending = None
         self._succeeds, self._reset, self._answered = False, b"", (b"", b"")
+        self._least_boot = 0
 
     def follow(self, party: Party) -> None:
         super().follow(party)

@@ -1,33 +1,41 @@
 """The messages, all of them. Each is a frozen struct of bounded fields, has one kind and one sender's role.
 
-Structs are checked when they are decoded and when they are encoded (`protocols.codec`), not when they are made.
-Their `repr` is their name: fields hold model updates and ciphertext.
+Those of secure aggregation are in `protocols.secagg.messages`, what fields are made of in `protocols.fields`.
 """
 
 from __future__ import annotations
 
 import hashlib
 from enum import StrEnum
-from itertools import pairwise
 from typing import Annotated, assert_never
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
-from keys.encoding import NAME_PATTERN
 from keys.hpke import OVERHEAD
-from keys.identity import SIGNATURE_SIZE
+from protocols.fields import FLOAT_SIZE, MAXIMUM_MEMBERS, Count, CountOrNone, Digest, Name, Signature
+from protocols.fields import Wire as _Wire
+from protocols.fields import require_ascending as _require_ascending
+from protocols.fields import require_floats as _require_floats
+from protocols.secagg.messages import (
+    AdvertiseKeys,
+    AgreedResult,
+    ConsistencyCheck,
+    Keyset,
+    MaskedInput,
+    RelayShares,
+    ResultAgreement,
+    SecAggOpen,
+    ShareKeys,
+    SumResult,
+    Survivors,
+    UnmaskRequest,
+    UnmaskShares,
+)
 
 CONTENT_KEY_SIZE = 32  # of a box: AES-256
 TAG_SIZE = 16  # of AES-GCM
-FLOAT_SIZE = 4
-MAXIMUM_MEMBERS = 1024
 MAXIMUM_METRICS = 1024  # values of one report
 
-Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
-Count = Annotated[int, Meta(ge=0, lt=2**31)]  # of stages, rounds, boots
-CountOrNone = Annotated[int, Meta(ge=-1, lt=2**31)]  # -1: before the first
-Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]  # SHA-256
-Signature = Annotated[bytes, Meta(min_length=SIGNATURE_SIZE, max_length=SIGNATURE_SIZE)]
 WrappedKey = Annotated[bytes, Meta(min_length=CONTENT_KEY_SIZE + OVERHEAD, max_length=CONTENT_KEY_SIZE + OVERHEAD)]
 
 
@@ -36,7 +44,7 @@ class Kind(StrEnum):
 
     RELEASE = "release"  # computed from volumes
     CONTROL = "control"  # no float, array or free text
-    SHARE = "share"  # sealed key material of secure aggregation; reserved, no message yet
+    SHARE = "share"  # keys, sealed shares and signatures of secure aggregation
     PUBLISH = "publish"  # the coordinator's model, and boxes it relays
 
 
@@ -54,13 +62,6 @@ class LeaveReason(StrEnum):
 class CloseReason(StrEnum):
     FINISHED = "finished"
     ABORTED = "aborted"
-
-
-class _Wire(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Encoded as an array of its fields in order; a message has its tag in front."""
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
 
 
 class Wrap(_Wire, frozen=True):
@@ -272,9 +273,13 @@ class BankRelay(_Wire, frozen=True, tag="bank-relay"):
 
 
 Control = Hello | RoundDone | Leave | WantTarget | AskTargets | StudyClosed
-Release = WeightUpdate | FeatureBank | PrototypeSum | MetricReport | TargetUpdate | DistanceReport
-Publish = RoundOpen | BankRelay | TargetModel
-Message = Control | Release | Publish
+Unmasked = WeightUpdate | FeatureBank | PrototypeSum | MetricReport | TargetUpdate | DistanceReport
+Release = Unmasked | MaskedInput
+Publish = RoundOpen | BankRelay | TargetModel | SecAggOpen | SumResult
+SiteShare = AdvertiseKeys | ShareKeys | ConsistencyCheck | UnmaskShares | ResultAgreement
+CoordinatorShare = Keyset | RelayShares | Survivors | UnmaskRequest | AgreedResult
+Share = SiteShare | CoordinatorShare
+Message = Control | Release | Publish | Share
 
 
 def kind_of(message: Message) -> Kind:
@@ -284,8 +289,14 @@ def kind_of(message: Message) -> Kind:
             return Kind.CONTROL
         case WeightUpdate() | FeatureBank() | PrototypeSum() | MetricReport() | TargetUpdate() | DistanceReport():
             return Kind.RELEASE
-        case RoundOpen() | BankRelay() | TargetModel():
+        case MaskedInput():
+            return Kind.RELEASE
+        case RoundOpen() | BankRelay() | TargetModel() | SecAggOpen() | SumResult():
             return Kind.PUBLISH
+        case AdvertiseKeys() | ShareKeys() | ConsistencyCheck() | UnmaskShares() | ResultAgreement():
+            return Kind.SHARE
+        case Keyset() | RelayShares() | Survivors() | UnmaskRequest() | AgreedResult():
+            return Kind.SHARE
         case _:
             assert_never(message)
 
@@ -297,7 +308,13 @@ def role_of(message: Message) -> Role:
             return Role.SITE
         case WeightUpdate() | FeatureBank() | PrototypeSum() | MetricReport() | TargetUpdate() | DistanceReport():
             return Role.SITE
-        case AskTargets() | StudyClosed() | RoundOpen() | BankRelay() | TargetModel():
+        case MaskedInput():
+            return Role.SITE
+        case AdvertiseKeys() | ShareKeys() | ConsistencyCheck() | UnmaskShares() | ResultAgreement():
+            return Role.SITE
+        case AskTargets() | StudyClosed() | RoundOpen() | BankRelay() | TargetModel() | SecAggOpen() | SumResult():
+            return Role.COORDINATOR
+        case Keyset() | RelayShares() | Survivors() | UnmaskRequest() | AgreedResult():
             return Role.COORDINATOR
         case _:
             assert_never(message)
@@ -306,13 +323,3 @@ def role_of(message: Message) -> Role:
 def model_digest(model: bytes) -> bytes:
     """SHA-256 of a model's or target network's bytes, by which updates say what they were computed from."""
     return hashlib.sha256(model).digest()
-
-
-def _require_floats(raw: bytes) -> None:
-    if len(raw) % FLOAT_SIZE:
-        raise ValueError("not a whole number of float32 values")
-
-
-def _require_ascending(names: tuple[str, ...]) -> None:
-    if any(first >= second for first, second in pairwise(names)):
-        raise ValueError("names are sorted, each once")

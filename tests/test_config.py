@@ -93,6 +93,7 @@ def leaves(model: BaseModel, prefix: str = "") -> list[str]:
 OTHER: dict[str, Any] = {
     "format": None, "name": "other", "seed": 1, "framework": "fclopt", "sites": SITES, "threads": 2, "neighbours": 3,
     "baseline": False, "release_metrics": True, "round_deadline_s": 9.0, "minimum_sites": 2,
+    "join_deadline_s": 9.0, "evaluation_deadline_s": 9.0,
     "data.structures": ["x"], "data.orientation": "LPS", "data.spacing_mm": [1.0, 1.0], "data.crop": 32,
     "data.size": 32, "data.held_out": 0.5, "data.on_error": "exclude", "model.norm": "group",
     "pretrain.batches": "uniform", "pretrain.momentum_start": "reset", "pretrain.denominator": "literal",
@@ -112,6 +113,8 @@ def test_every_setting_is_in_the_digest(name: str) -> None:
     base: dict[str, Any] = {"sites": [{"name": "z", "weight": 1}, {"name": "y", "weight": 1}]}
     if name == "sites":
         base = {}
+    if name == "join_deadline_s":
+        base["round_deadline_s"] = 9.0
     if name == "encoder":
         base |= {"start": "encoder", "encoder": "0" * 64}
     *rooms, leaf = name.split(".")

@@ -1,4 +1,4 @@
-"""`fedsecure bench`: how fast this machine trains, and how fast its channel is."""
+"""`fedsecure bench`: how fast this machine trains, sums what nobody may see, and talks over its channel."""
 
 from __future__ import annotations
 
@@ -34,6 +34,31 @@ def train(
     for framework in ("fcl", "fclopt"):
         ours, bare = measured[f"{framework}_slices_per_s"], measured[f"{framework}_bare_slices_per_s"]
         typer.echo(f"{framework:7} {ours:8.1f} slices/s   bare loop {bare:8.1f}   ratio {ours / bare:.2f}")
+
+
+@app.command()
+def secagg(
+    params: Annotated[int, typer.Option(min=1, help="Coordinates of each site's vector.")] = 1_000_000,
+    sites: Annotated[int, typer.Option(min=3, max=1000, help="Sites that begin.")] = 10,
+    drop: Annotated[int, typer.Option(min=0, help="Sites that drop out before they send their vector.")] = 0,
+    ring: Annotated[int, typer.Option(help="Bits of a value: 16, 20, 24 or 32.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """One secure sum beside the keystream, additions and rounding that it cannot do without."""
+    from fedsecure.bench.secagg import bench_secagg
+
+    try:
+        measured = bench_secagg(params, sites, drop, ring)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    if as_json:
+        typer.echo(json.dumps(measured))
+        return
+    for stage, floor in (("site_upload_s", "site_floor_s"), ("unmask_s", "unmask_floor_s")):
+        ours, least = float(measured[stage]), float(measured[floor])
+        typer.echo(f"{stage:14} {ours:8.3f} s   floor {least:8.3f} s   ratio {ours / least:.2f}")
+    typer.echo(f"{measured['bytes_per_param']:.2f} bytes a parameter, peak {measured['peak_bytes']:,} bytes")
+    typer.echo(str(measured["guarantee"]))
 
 
 @app.command()

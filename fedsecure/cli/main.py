@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fedsecure.cli import bench, budget, data, keys, reproduce, roster, simulate
+from fedsecure.cli import audit, bench, budget, data, doctor, keys, pilot, reproduce, roster, simulate
 from fedsecure.errors import DataError, FedsecureError
 from keys.errors import KeysError
 
@@ -18,6 +18,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,  # a traceback with local values could show a patient's data
 )
+app.add_typer(audit.app, name="audit")
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
 app.add_typer(budget.app, name="budget")
@@ -27,6 +28,11 @@ app.command()(simulate.demo)
 app.command()(simulate.simulate)
 app.command()(simulate.report)
 app.command()(reproduce.reproduce)
+app.command()(pilot.coordinator)
+app.command()(pilot.site)
+app.command()(pilot.status)
+app.command()(doctor.doctor)
+app.command()(pilot.veto)
 
 
 def _version(wanted: bool) -> None:

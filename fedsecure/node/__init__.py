@@ -8,5 +8,9 @@ store.py         what survives a kill        shell.py         runs effects: sock
 trainer.py       the trainer's door; worker.py is the process behind it
 membership.py    which files say who a node is and whom it believes
 enrolment.py     what an operator does to a node's folder: found, invite, admit, pin, change keys
-wiring.py        the one place that picks a transport and joins a node's parts
+introductions.py who may speak: greetings, and folders that went back to an older copy
+pilot.py         a node's folder from its operator's files
+vitals.py        how a node is doing; log.py and health.py tell it to others on its machine
+checks.py        what the doctor sees on one machine; comparison.py and consultation.py, among all of them
+wiring.py        the one place that picks a study's transport and joins a node's parts
 """

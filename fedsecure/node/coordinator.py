@@ -8,7 +8,8 @@
 4. A round closes when all sites of the cohort are done, or at its deadline with at least `minimum_sites`.
 5. The first copy of an update counts. Later ones are the site's stored bytes again, or an attempt; both change nothing.
 6. A restart begins from the last persisted state; updates that were kept are not asked for again.
-7. A site that failed may come back, one that vetoed may not: nothing of it is relayed or averaged any more.
+7. A site that failed may come back, one that vetoed may not: nothing of it is relayed or averaged any more. Whoever
+   says that it leaves is answered, each time.
 8. A closed study stays to tell every site so: coordinator_end.py.
 """
 
@@ -63,9 +64,9 @@ from protocols.messages import (
     LeaveReason,
     MetricReport,
     PrototypeSum,
-    Release,
     RoundDone,
     TargetUpdate,
+    Unmasked,
     WantTarget,
     WeightUpdate,
 )
@@ -125,17 +126,40 @@ def _restarted(state: CoordinatorState) -> Outcome:
 
 
 def _tick(study: Study, state: CoordinatorState) -> Outcome:
-    if state.phase not in (Phase.OPEN, Phase.COLLECTING) or study.round_deadline_s is None:
+    allowed = _allowed(study, state)
+    if allowed is None:
         return state, ()
-    if state.deadline is None:  # first tick since the round opened, since targets were asked for, or since a restart
-        return replace(state, deadline=state.now + study.round_deadline_s), ()
+    if state.deadline is None:  # first tick since the phase began, since targets were asked for, or since a restart
+        return replace(state, deadline=state.now + allowed), ()
     if state.now < state.deadline:
         return state, ()
+    if state.phase is Phase.JOINING:
+        return _begin_without(study, state)
     if state.phase is Phase.COLLECTING:
         return do_without(state)
     if len(state.finished) < study.minimum_sites:
         return abort(state, "aborted", "the round's deadline passed with fewer sites than minimum_sites")
     return _close_round(study, state)
+
+
+def _allowed(study: Study, state: CoordinatorState) -> float | None:
+    """Seconds that a phase may last; None: it waits for every site."""
+    match state.phase:
+        case Phase.JOINING:
+            return study.join_deadline_s
+        case Phase.OPEN if state.round == schedule(study)[state.stage].rounds and study.evaluation_deadline_s:
+            return study.evaluation_deadline_s
+        case Phase.OPEN | Phase.COLLECTING:
+            return study.round_deadline_s
+        case _:
+            return None
+
+
+def _begin_without(study: Study, state: CoordinatorState) -> Outcome:
+    """The joining deadline has passed. Who is late is still in the cohort, and is sent the round that is open then."""
+    if len(state.joined) < study.minimum_sites:
+        return abort(state, "aborted", "the joining deadline passed with fewer sites than minimum_sites")
+    return replace(state, phase=Phase.PREPARING), (Persist(), Prepare(0))
 
 
 def _frame(study: Study, state: CoordinatorState, sender: str, message: object) -> Outcome:
@@ -159,6 +183,8 @@ def _frame(study: Study, state: CoordinatorState, sender: str, message: object) 
 def _outsider(study: Study, state: CoordinatorState, sender: str, message: object) -> Outcome:
     """A site that left: back after a failure it is taken in again, after a veto it is told that it is out."""
     refused = Refuse(sender, "has left the study or never was in its cohort")
+    if sender in state.left and isinstance(message, Leave):
+        return _leave(study, state, sender, message.reason)  # it was not answered, or vetoes after it failed
     if sender not in state.left or not isinstance(message, Hello):
         return state, (refused,)
     if state.left[sender] is LeaveReason.VETOED:
@@ -207,7 +233,7 @@ def _open_for(state: CoordinatorState, site: str) -> Outcome:
     return replace(state, sent={**state.sent, site: state.now}, supplied=supplied), (opened,)
 
 
-def _release(study: Study, state: CoordinatorState, sender: str, message: Release) -> Outcome:
+def _release(study: Study, state: CoordinatorState, sender: str, message: Unmasked) -> Outcome:
     flow = _flow(study, message)
     of, current = (message.stage, message.round), (state.stage, state.round)
     if of < current or (of == current and ((sender, flow) in state.received or not _takes(state, sender, flow))):
@@ -225,7 +251,7 @@ def _release(study: Study, state: CoordinatorState, sender: str, message: Releas
     return following, (KeepIncoming(sender, message), *effects)
 
 
-def _flow(study: Study, message: Release) -> Flow:
+def _flow(study: Study, message: Unmasked) -> Flow:
     """What a box holds only the study says."""
     if isinstance(message, FeatureBank) and shared_flow(study) is Flow.PROTOTYPES:
         return Flow.PROTOTYPES
@@ -260,6 +286,13 @@ def _round_done(study: Study, state: CoordinatorState, sender: str, of: tuple[in
 
 
 def _leave(study: Study, state: CoordinatorState, sender: str, reason: LeaveReason) -> Outcome:
+    following, effects = _without(study, state, sender, reason)
+    return following, (CloseStudy((sender,), False), *effects)
+
+
+def _without(study: Study, state: CoordinatorState, sender: str, reason: LeaveReason) -> Outcome:
+    if state.left.get(sender) is LeaveReason.VETOED:
+        return state, ()
     cohort = tuple(site for site in state.cohort if site != sender)
     state = replace(
         state,

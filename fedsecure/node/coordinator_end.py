@@ -8,7 +8,7 @@ from typing import Final
 
 from fedsecure.node.coordinator_state import CoordinatorState, Outcome, Phase
 from fedsecure.node.events import CloseStudy, Effect, Event, FrameIn, Restarted, Stop, Tick
-from protocols.messages import Hello, Leave
+from protocols.messages import Hello, Leave, LeaveReason
 
 LINGER_S: Final = 10.0
 
@@ -29,9 +29,11 @@ def closed(state: CoordinatorState, event: Event) -> Outcome:
             if state.close_by is None:
                 return replace(state, close_by=now + LINGER_S), _stop_if_alone(state)
             return state, (Stop(state.verdict, state.detail),) if now >= state.close_by else ()
-        case FrameIn(sender, Leave()):
+        case FrameIn(sender, Leave(reason)):
             state = replace(state, parted=state.parted | {sender})
-            return state, _stop_if_alone(state)
+            # After "finished" it has stopped; after a veto it waits for the answer.
+            answer = () if reason is LeaveReason.FINISHED else (CloseStudy((sender,), False),)
+            return state, (*answer, *_stop_if_alone(state))
         case FrameIn(sender, Hello()):
             return state, (CloseStudy((sender,), finished and sender in state.cohort),)
         case _:

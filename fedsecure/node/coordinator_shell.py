@@ -108,6 +108,17 @@ class CoordinatorShell(Shell):
     def _position(self) -> tuple[int, int]:
         return self._state.stage, self._state.round
 
+    def _phase(self) -> str:
+        return self._state.phase
+
+    def _sites(self) -> dict[str, str]:
+        state = self._state
+        sites = {site: f"left, {reason}" for site, reason in state.left.items()}
+        for site in state.cohort:
+            here = "in" if site in state.joined else "not here yet"
+            sites[site] = f"{here}, done with this round" if site in state.finished else here
+        return sites
+
     def _finished_work(self, answer: Answer) -> None:
         if isinstance(answer, PreparedModel):
             model = self._store.read("models/prepared.safetensors")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from protocols.messages import BankRelay, Message, RoundOpen, TargetModel
-from protocols.messages import Release as ReleaseMessage
+from protocols.messages import BankRelay, Message, RoundOpen, TargetModel, Unmasked
 
 # --- events ---------------------------------------------------------------------------------------------------
 
@@ -120,7 +119,7 @@ class KeepIncoming:
     """Write what a round needs to disk: models and sealed banks at a site, what sites released at the coordinator."""
 
     sender: str
-    message: RoundOpen | BankRelay | TargetModel | ReleaseMessage
+    message: RoundOpen | BankRelay | TargetModel | Unmasked
 
 
 @dataclass(frozen=True, slots=True)

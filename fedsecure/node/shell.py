@@ -16,9 +16,12 @@ import msgspec
 from fedsecure.config import Study
 from fedsecure.egress import Gate
 from fedsecure.errors import GateRefused
+from fedsecure.greeting import GREETINGS
 from fedsecure.node.events import Effect, Event, FrameIn, Refuse, Restarted, RoundOver, Stop, Tick, TrainFailed, Veto
+from fedsecure.node.introductions import Introductions
 from fedsecure.node.store import Store
 from fedsecure.node.trainer import Answer, Broke, Told, Trainer
+from fedsecure.node.vitals import Standing
 from fedsecure.plan import frame_limit, schedule
 from fedsecure.progress import Observe, Refused, RoundEnded, RoundStarted, Stopped
 from keys.identity import Identity
@@ -42,7 +45,13 @@ class Shell(ABC):
         trainer: Trainer,
         observe: Observe,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        boot: int,
+        start: bytes,
+        heard: Callable[[str, int], None] = lambda _, __: None,
     ) -> None:
+        """`boot` counts the node's starts, `start` are random bytes of this one. `heard(peer, bytes)` is told of every
+        frame that came."""
         self.name = name
         self.outcome: Stop | None = None
         self._study = study
@@ -59,15 +68,23 @@ class Shell(ABC):
         self._refusals: Counter[tuple[str, str]] = Counter()
         last_seen = store.get("replay")
         self._replay = ReplayGuard(msgspec.json.decode(last_seen, type=dict[str, int]) if last_seen else {})
+        self._heard = heard
+        self._introductions = Introductions(
+            name, study, identity, roster, store, boot, start,
+            say=lambda greeting: gate.greet(greeting, *self._position()),
+            refuse=self._refused, stop=lambda why: self._end(Stop("failed", why)), renewed=self._renewed,
+        )  # fmt: skip
 
     # --- one turn ---
 
     def pump(self, timeout: float) -> bool:
         """One turn of the loop, waiting at most `timeout` seconds for a frame. False when the node has stopped."""
         for peer, frame in self._receive(timeout):
-            self._open(peer, frame)
+            self._heard(peer, len(frame))
+            self._take(peer, frame)
         for refusal in self._channel().refusals():
             self._refused(refusal.peer, refusal.rule)
+        self._introductions.tick(self._clock())
         for answer in self._trainer.poll():
             self._answer(answer)
         self._events.append(Tick(self._clock()))
@@ -81,10 +98,19 @@ class Shell(ABC):
         """The operator said stop: takes effect with the next turn, whatever the trainer is doing."""
         self._events.appendleft(Veto())
 
+    def note_again(self) -> None:
+        """Note the next refusal of each kind, also where one of its kind was noted before."""
+        self._refusals.clear()
+
+    def sent_bytes(self) -> dict[str, int]:
+        """Peer -> bytes on the record of what was sent."""
+        return self._store.sent_bytes()
+
     def follow(self, roster: Roster) -> None:
         """Act on another roster from now on. Raises ValueError if it has other keys for this node."""
         self._channel().accept(roster)
         self._roster = roster
+        self._introductions.follow(roster)
 
     def close(self) -> None:
         self._trainer.close()
@@ -110,7 +136,36 @@ class Shell(ABC):
     def _position(self) -> tuple[int, int]:
         """(stage, round) for what is told to the operator."""
 
+    @abstractmethod
+    def _phase(self) -> str:
+        """The machine's phase."""
+
+    @abstractmethod
+    def _sites(self) -> dict[str, str]:
+        """Site -> what this node knows of it."""
+
+    def standing(self) -> Standing:
+        """Where this node is, for its operator."""
+        (stage, round_), stages = self._position(), schedule(self._study)
+        return Standing(
+            node=self.name, role="coordinator" if self.name == self._roster.coordinator else "site",
+            study=self._study.name, digest=self._study.digest().hex(), phase=self._phase(), stage=stage,
+            stage_name=stages[stage].name, round=round_, rounds=stages[stage].rounds, sites=self._sites(),
+        )  # fmt: skip
+
     # --- shared parts ---
+
+    def _take(self, peer: str, frame: bytes) -> None:
+        if GREETINGS.is_one(frame):
+            self._introductions.receive(peer, frame)
+        elif self._introductions.welcome(peer):
+            self._open(peer, frame)
+        else:
+            self._introductions.stranger(peer, self._clock())
+
+    def _renewed(self, peer: str) -> None:
+        """The peer has new keys, which never numbered a frame."""
+        self._replay = ReplayGuard({name: seq for name, seq in self._replay.export().items() if name != peer})
 
     def _open(self, peer: str, frame: bytes) -> None:
         try:
@@ -153,10 +208,8 @@ class Shell(ABC):
             case RoundOver(stage, round_, sites):
                 seconds = self._clock() - self._round_began
                 self._observe(RoundEnded(stage=stage, round=round_, seconds=seconds, sites=sites))
-            case Stop(reason):
-                stage, round_ = self._position()
-                self.outcome = effect
-                self._observe(Stopped(stage=stage, round=round_, reason=reason))
+            case Stop():
+                self._end(effect)
             case _:
                 try:
                     self._run(effect)
@@ -164,6 +217,12 @@ class Shell(ABC):
                     self._events.appendleft(TrainFailed(f"the gate refused a release: {refusal}"))
                     return False
         return True
+
+    def _end(self, stop: Stop) -> None:
+        if self.outcome is None:
+            stage, round_ = self._position()
+            self.outcome = stop
+            self._observe(Stopped(stage=stage, round=round_, reason=stop.reason))
 
     def _refused(self, peer: str, rule: str) -> None:
         """Note a refusal: the first of each kind, then every hundredth, so that a flood fills no disk."""
@@ -184,12 +243,11 @@ class Shell(ABC):
 
 
 def run(shell: Shell, should_stop: Callable[[], bool], turn_s: float = 0.05) -> Stop:
-    """Pump until the node stops. `should_stop` is asked every turn (signals set it); then the node is just closed:
-    an interrupted run begins again where its store stands."""
+    """Pump until the node stops. `should_stop` is asked before every turn (signals set it); then the node is just
+    closed: an interrupted run begins again where its store stands."""
     try:
-        while shell.pump(turn_s):
-            if should_stop():
-                break
+        while not should_stop() and shell.pump(turn_s):
+            pass
     finally:
         shell.close()
     return shell.outcome or Stop("interrupted")

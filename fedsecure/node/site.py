@@ -7,6 +7,7 @@
 4. A round trains from the target network whose digest was announced, or not at all: held, predicted, or asked for.
 5. What does not fit the table is refused and changes nothing.
 6. A kill loses the running round only: it is opened and trained again, to the same bytes.
+7. A veto is final for the study. It ends training at once, and is repeated until the coordinator has answered.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class Phase(StrEnum):
     WAITING = "waiting"  # for the coordinator to open a round
     GATHERING = "gathering"  # model is here; the target network or sealed banks of other sites are not all here
     TRAINING = "training"
+    LEAVING = "leaving"  # vetoed; the coordinator may not know yet
     CLOSED = "closed"
 
 
@@ -78,13 +80,16 @@ def step(study: Study, coordinator: str, state: SiteState, event: Event) -> Outc
     """One event in, the next state and what to do about it out. Total over all phases and events; raises nothing."""
     if state.phase is Phase.CLOSED:
         return state, ()
+    if state.phase is Phase.LEAVING:
+        return _leaving(coordinator, state, event)
     match event:
         case Restarted():
             return SiteState(done=state.done), ()
         case Tick(now):
             return _tick(state, now)
         case Veto():
-            return _close(state, SayLeave("vetoed"), Stop("vetoed"))
+            cancel = (CancelTraining(),) if state.phase is Phase.TRAINING else ()
+            return SiteState(done=state.done, phase=Phase.LEAVING), (*cancel, Persist())
         case TrainFailed(reason):
             return _close(state, SayLeave("failed"), Stop("failed", reason))
         case TrainDone(stage, round_):
@@ -95,6 +100,18 @@ def step(study: Study, coordinator: str, state: SiteState, event: Event) -> Outc
             return _frame(study, state, sender, message)
         case FrameIn(sender, _):
             return state, (Refuse(sender, "only the coordinator talks to a site"),)
+        case _:
+            return state, ()
+
+
+def _leaving(coordinator: str, state: SiteState, event: Event) -> Outcome:
+    match event:
+        case Restarted():
+            return replace(state, next_hello=0.0), ()
+        case Tick(now) if now >= state.next_hello:
+            return replace(state, next_hello=now + HELLO_EVERY_S), (SayLeave("vetoed"),)
+        case FrameIn(sender, StudyClosed()) if sender == coordinator:
+            return _close(state, Stop("vetoed"))
         case _:
             return state, ()
 

@@ -27,7 +27,7 @@ from fedsecure.node.events import (
     TrainDone,
 )
 from fedsecure.node.shell import Shell
-from fedsecure.node.site import SiteState, step
+from fedsecure.node.site import NEVER, Phase, SiteState, step
 from fedsecure.node.site_target import find_target, keep_model, keep_target
 from fedsecure.node.trainer import Answer, Trained, TrainOrder
 from fedsecure.node.workbench import MODEL, SUM, TARGET, unpack_shared
@@ -60,13 +60,16 @@ class SiteShell(Shell):
     """A site. Its only peer is the coordinator; other sites reach it as boxes that only it can open."""
 
     def __init__(self, *parts: Any, transport: ClientTransport, boot: int, **named: Any) -> None:
-        super().__init__(*parts, **named)
+        super().__init__(*parts, boot=boot, **named)
         self._transport = transport
         self._boot = boot
         self._flows: tuple[str, ...] = ()
         self._boxes: dict[str, SealedBox] = {}
         saved = self._store.get("done")
-        self._state = SiteState(done=msgspec.json.decode(saved, type=tuple[int, int]) if saved else (-1, -1))
+        self._state = SiteState(
+            done=msgspec.json.decode(saved, type=tuple[int, int]) if saved else NEVER,
+            phase=Phase.LEAVING if self._store.get("vetoed") else Phase.WAITING,
+        )
 
     def follow(self, roster: Roster) -> None:
         super().follow(roster)
@@ -93,6 +96,12 @@ class SiteShell(Shell):
         stage, round_ = max(self._state.current, self._state.done)
         return max(stage, 0), max(round_, 0)
 
+    def _phase(self) -> str:
+        return self._state.phase
+
+    def _sites(self) -> dict[str, str]:
+        return {self.name: self._state.phase}
+
     def _finished_work(self, answer: Answer) -> None:
         if isinstance(answer, Trained):
             self._flows = answer.flows
@@ -117,13 +126,16 @@ class SiteShell(Shell):
                 self._trainer.cancel()
             case Release(stage, round_, targets):
                 self._release(stage, round_, targets)
+                self._introductions.soon()
             case ReleaseTarget(stage, round_):
                 self._release_target(stage, round_)
+                self._introductions.soon()
             case Resend(stage, round_):
                 self._gate.repeat(stage, round_)
                 self._control(RoundDone(stage, round_))
             case Persist():
-                self._save(done=msgspec.json.encode(self._state.done))
+                vetoed = {"vetoed": b"1"} if self._state.phase is Phase.LEAVING else {}
+                self._save(done=msgspec.json.encode(self._state.done), **vetoed)
             case _:
                 raise RuntimeError(f"not an effect of a site: {type(effect).__name__}")
 

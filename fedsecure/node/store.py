@@ -91,6 +91,17 @@ class Store:
         (total,) = self._db.execute(query).fetchone()
         return int(total)
 
+    def head(self) -> int:
+        """How many frames were ever handed to the transport. Goes back only where an older copy was restored."""
+        (last,) = self._db.execute("SELECT coalesce(max(seq), 0) FROM sent").fetchone()
+        return int(last)
+
+    def sent_bytes(self) -> dict[str, int]:
+        """Peer -> bytes of all frames handed to the transport for it."""
+        return {
+            str(peer): int(size) for peer, size in self._db.execute("SELECT peer, sum(bytes) FROM sent GROUP BY peer")
+        }
+
     def sent(self) -> Iterator[SentRow]:
         """Every frame ever handed to the transport, in order."""
         query = "SELECT kind, flow, event, stage, round, peer, bytes, digest FROM sent ORDER BY seq"

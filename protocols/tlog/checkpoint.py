@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal
 
-from msgspec import Meta, Struct, msgpack
+from msgspec import Meta, msgpack
 
 from keys.encoding import prefixed
 from keys.errors import InvalidSignature
@@ -17,7 +17,7 @@ from keys.identity import Identity
 from keys.roster import Roster
 from protocols.codec import exactly
 from protocols.errors import BadSignature, Replayed, UnknownPeer, WrongStudy
-from protocols.messages import MAXIMUM_MEMBERS, Count, Digest, Name, Signature
+from protocols.fields import MAXIMUM_MEMBERS, Count, Digest, Name, Signature, Wire, require_ascending
 from protocols.tlog.errors import BadProof, InvalidProof, Rollback, SplitView, Unwitnessed
 from protocols.tlog.merkle import EMPTY, Proof, verify_consistency
 
@@ -25,11 +25,7 @@ HEAD_LABEL: Final = b"fedsecure/checkpoint/v1"
 WITNESS_LABEL: Final = b"fedsecure/checkpoint/witness/v1"
 
 
-class _Wire(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Encoded as an array of its fields in order."""
-
-
-class Head(_Wire, frozen=True):
+class Head(Wire, frozen=True):
     """A site's log after `round` of a study: `size` leaves with this root. `ledger`: its budget ledger's head."""
 
     version: Literal[1]
@@ -45,30 +41,28 @@ class Head(_Wire, frozen=True):
             raise ValueError("the empty log, and no other, has the root of no leaves")
 
 
-class SignedHead(_Wire, frozen=True):
+class SignedHead(Wire, frozen=True):
     """A head and its site's signature."""
 
     head: Head
     signature: Signature
 
 
-class Countersignature(_Wire, frozen=True):
+class Countersignature(Wire, frozen=True):
     """`member` saw that the log only grew."""
 
     member: Name
     signature: Signature
 
 
-class Checkpoint(_Wire, frozen=True):
+class Checkpoint(Wire, frozen=True):
     """A signed head and who vouches for it, ascending by member, each once."""
 
     signed: SignedHead
     countersignatures: Annotated[tuple[Countersignature, ...], Meta(max_length=MAXIMUM_MEMBERS)]
 
     def __post_init__(self) -> None:
-        members = [each.member for each in self.countersignatures]
-        if members != sorted(set(members)):
-            raise ValueError("countersignatures ascend by member")
+        require_ascending(tuple(each.member for each in self.countersignatures))
 
 
 _ENCODER: Final = msgpack.Encoder()

@@ -10,12 +10,13 @@ import hashlib
 from enum import StrEnum
 from typing import Annotated, Final, Literal, get_args
 
-from msgspec import Meta, Struct, msgpack
+from msgspec import Meta, msgpack
 
 from keys.encoding import prefixed
 from protocols.codec import exactly
 from protocols.errors import Malformed
-from protocols.messages import Control, Digest, Kind, Name, Publish, Release
+from protocols.fields import Digest, Name, Wire
+from protocols.messages import Control, Kind, Publish, Release, Share
 
 COMMITMENT_LABEL: Final = b"fedsecure/leaf/commitment/v1"
 NONCE_SIZE: Final = 32
@@ -24,7 +25,12 @@ MAXIMUM_SHAPES: Final = 4096  # arrays of one message
 
 _FLOWS: Final = {
     str(message.__struct_config__.tag): kind
-    for kind, messages in ((Kind.CONTROL, Control), (Kind.RELEASE, Release), (Kind.PUBLISH, Publish))
+    for kind, messages in (
+        (Kind.RELEASE, Release),
+        (Kind.CONTROL, Control),
+        (Kind.SHARE, Share),
+        (Kind.PUBLISH, Publish),
+    )
     for message in get_args(messages)
 }
 
@@ -43,14 +49,7 @@ class Reason(StrEnum):
     BUDGET = "budget"  # privacy budget spent
 
 
-class _Record(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Encoded as an array: its tag, then its fields in order."""
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
-
-
-class Sent(_Record, frozen=True, tag="sent"):
+class Sent(Wire, frozen=True, tag="sent"):
     """A message that left.
 
     seq: the leaf's index in the log. flow: the message's tag, of `kind`. shapes: of its arrays, in order.
@@ -76,7 +75,7 @@ class Sent(_Record, frozen=True, tag="sent"):
         _require_flow(self.kind, self.flow)
 
 
-class Refused(_Record, frozen=True, tag="refused"):
+class Refused(Wire, frozen=True, tag="refused"):
     """What did not leave. As `Sent`, but `size` is the plaintext's, and `flow` is empty if it is of no known type."""
 
     version: Literal[1]

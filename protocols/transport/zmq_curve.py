@@ -20,7 +20,7 @@ import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
 from keys.roster import Roster
-from protocols.errors import FaultyPeer, ProtocolError, UnexpectedMessage
+from protocols.errors import FaultyPeer, ProtocolError, UnexpectedMessage, WrongRoster
 from protocols.handshake import NO_SESSION, OFFER, Party, moved
 from protocols.link import RESET, RESET_SIZE, Responder, initiator, reset_of
 from protocols.transport.connections import Connection, Connections, Pace
@@ -170,16 +170,24 @@ class CurveServer(Endpoint):
             # Left over from an earlier connection, or sent before this one was noticed to be new.
             reset = reset_of(packet[:RESET_SIZE].tobytes())
             if reset is not None:
-                with contextlib.suppress(zmq.ZMQError):
-                    self._socket.send_multipart([connection.id, reset], flags=zmq.DONTWAIT)
+                self._hint(connection.id, reset)
             return None
         if not self._reaches(connection.id):
             return None  # left over: it must not displace a connection that lives
-        link.welcome(packet.tobytes())
+        try:
+            link.welcome(packet.tobytes())
+        except WrongRoster:
+            self._hint(connection.id, link.roster_hint)
+            raise
         self._hang_up(name, but=connection)
         connection.joined = True
         self._routes[name] = connection
         return None
+
+    def _hint(self, id_: bytes, packet: bytes) -> None:
+        """Say something on a connection on which no session has begun."""
+        with contextlib.suppress(zmq.ZMQError):
+            self._socket.send_multipart([id_, packet], flags=zmq.DONTWAIT)
 
     def _reaches(self, id_: bytes) -> bool:
         """Whether the connection of this routing id is there. What is sent to find out is a reset of no session."""

@@ -16,8 +16,13 @@ FLOWS = {
     "control": {"hello", "round-done", "leave", "want-target", "ask-targets", "study-closed"},
     "release": {
         "weight-update", "feature-bank", "prototype-sum", "metric-report", "target-update", "distance-report",
+        "masked-input",
     },
-    "publish": {"round-open", "bank-relay", "target-model"},
+    "share": {
+        "advertise-keys", "share-keys", "consistency-check", "unmask-shares", "result-agreement", "keyset",
+        "relay-shares", "survivors", "unmask-request", "agreed-result",
+    },
+    "publish": {"round-open", "bank-relay", "target-model", "secagg-open", "sum-result"},
 }  # fmt: skip
 REASONS = {"schema", "cap", "content", "budget"}
 
@@ -110,8 +115,8 @@ def read_leaf(raw: bytes, index: int) -> Leaf:
     seq, kind = fields.number(63), fields.text()
     fields.name()
     flow = fields.text()
-    need(kind in ("control", "release", "publish", "share"), "kind")
-    need(flow in FLOWS.get(kind, ()) or (not flow and tag == "refused"), "flow")
+    need(kind in FLOWS, "kind")
+    need(flow in FLOWS[kind] or (not flow and tag == "refused"), "flow")
     arrays = fields.array()
     need(arrays <= 4096, "shapes")
     for _ in range(arrays):

@@ -135,6 +135,19 @@ FIELDS: dict[str, tuple[str, str, str]] = {  # tag -> kind, role, fields
     "target-model": ("publish", "coordinator", "count count digest floats"),
     "want-target": ("control", "site", "count count"),
     "ask-targets": ("control", "coordinator", "count count"),
+    "secagg-open": ("publish", "coordinator", "manifest signature"),
+    "advertise-keys": ("share", "site", "rank digest hybrid hybrid digest signature"),
+    "keyset": ("share", "coordinator", "digest digest key-digests advertisements"),
+    "share-keys": ("share", "site", "digest dealt"),
+    "relay-shares": ("share", "coordinator", "digest ranks received"),
+    "masked-input": ("release", "site", "digest bytes"),
+    "survivors": ("share", "coordinator", "digest ranks ranks"),
+    "consistency-check": ("share", "site", "digest signature"),
+    "unmask-request": ("share", "coordinator", "digest signatures"),
+    "unmask-shares": ("share", "site", "digest held held"),
+    "sum-result": ("publish", "coordinator", "digest digest signature"),
+    "result-agreement": ("share", "site", "digest signature"),
+    "agreed-result": ("share", "coordinator", "digest signatures"),
 }
 
 
@@ -154,6 +167,22 @@ def check_field(form: str, value: Any) -> bool:
         "name": lambda: is_name(value),
         "box": lambda: is_box(value),
         "banks": lambda: is_banks(value),
+        "bytes": lambda: is_bytes(value, 0, ANY),
+        "signature": lambda: is_bytes(value, 64, 64),
+        "hybrid": lambda: is_bytes(value, 1216, 1216),
+        "rank": lambda: is_int(value, 0, 1023),
+        "ranks": lambda: is_rows(value, ["rank"], bare=True),
+        "positive": lambda: is_int(value, 1, COUNT),
+        "ring": lambda: value in (16, 20, 24, 32),
+        "real": lambda: is_bytes(value, 8, 8),
+        "share33": lambda: is_bytes(value, 33, 33),
+        "manifest": lambda: is_manifest(value),
+        "key-digests": lambda: is_rows(value, ["rank", "digest"]),
+        "advertisements": lambda: is_advertisements(value),
+        "dealt": lambda: is_dealt(value, 1),
+        "received": lambda: is_dealt(value, 0),
+        "signatures": lambda: is_rows(value, ["rank", "signature"]),
+        "held": lambda: is_rows(value, ["rank", "share33"]),
     }
     return bool(checks[form]())
 
@@ -194,6 +223,53 @@ def is_target(value: Any) -> bool:
     )
 
 
+def is_rows(value: Any, forms: list[str], bare: bool = False) -> bool:
+    """At most 1024 arrays of these forms, ascending by the first; or, bare, values of the one form."""
+    if not isinstance(value, list) or len(value) > 1024:
+        return False
+    rows = [[row] if bare else row for row in value]
+    good = all(isinstance(row, list) and len(row) == len(forms) and all(map(check_field, forms, row)) for row in rows)
+    return good and all(first[0] < second[0] for first, second in pairwise(rows))
+
+
+def is_manifest(value: Any) -> bool:
+    forms = ["digest", "count", "count", "count", "digest", "_", "_", "ring", "_", "positive", "count", "count"]
+    forms += ["positive", "real", "real", "real", "real", "digest", "digest", "digest", "digest"]
+    if not isinstance(value, list) or len(value) != len(forms):
+        return False
+    inputs, flows, cohort = value[5], value[6], value[8]
+    good = all(form == "_" or check_field(form, field) for form, field in zip(forms, value, strict=True))
+    good = good and is_rows(inputs, ["name", "digest"]) and is_rows(cohort, ["name", "positive"])
+    good = good and isinstance(flows, list) and 1 <= len(flows) <= 16 and len(cohort) >= 1
+    good = good and all(is_rows([row], ["name", "positive"]) for row in flows)
+    return good and len({row[0] for row in flows}) == len(flows)
+
+
+def is_advertisements(value: Any) -> bool:
+    forms = FIELDS["advertise-keys"][2].split()
+    return is_rows(
+        [row[1:] if isinstance(row, list) and row[:1] == ["advertise-keys"] else None for row in value]
+        if isinstance(value, list)
+        else None,
+        forms,
+    )
+
+
+def is_dealt(value: Any, by: int) -> bool:
+    """Entries ascending by their holder (by = 1) or their dealer (by = 0)."""
+    if not isinstance(value, list) or len(value) > 1024:
+        return False
+    for row in value:
+        if not (isinstance(row, list) and len(row) == 7 and is_int(row[0], 0, 1023) and is_int(row[1], 0, 1023)):
+            return False
+        sealed, offered = (0 if row[0] == row[1] else 1202), (1168 if row[0] < row[1] else 0)
+        if not (is_bytes(row[2], sealed, sealed) and is_bytes(row[3], offered, offered)):
+            return False
+        if not all(map(check_field, ("digest", "digest", "signature"), row[4:])):
+            return False
+    return all(first[by] < second[by] for first, second in pairwise(value))
+
+
 def read_message(kind: str, body: bytes) -> tuple[str, list[Any]]:
     """Tag and fields of a body of this kind."""
     value = unpack(body)
@@ -230,7 +306,9 @@ def read_frame(
     version, kind, its_study, sender, recipient, seq, length, digest = header
     need(is_int(version, 1, 1) and is_int(seq, 1, 2**63 - 1) and is_int(length, 0, 2**63 - 1), "header")
     need(its_study == study and sender == peer and recipient == me, "study or names")
-    need(kind in {"site": ("release", "control"), "coordinator": ("publish", "control")}[role], "kind")
+    need(
+        kind in {"site": ("release", "control", "share"), "coordinator": ("publish", "control", "share")}[role], "kind"
+    )
     verify(roster.members[peer], b"fedsecure/frame/v1", raw, signature)
     need(seq > last.get(peer, 0), "replayed")
     need(len(body) == length and hashlib.sha256(body).digest() == digest, "body digest")

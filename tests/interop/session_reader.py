@@ -81,16 +81,16 @@ def verify(packet: bytes, label: bytes, signing: bytes) -> None:
 
 
 def read_offer(
-    packet: bytes, *, peer: str, me: str, study: bytes, roster: bytes, signing: bytes, least_boot: int
+    packet: bytes, *, peer: str, me: str, roster: bytes, signing: bytes, least_boot: int
 ) -> tuple[bytes, bytes, bytes]:
     """Session to be replaced, X25519 key, ML-KEM key. `signing` is the peer's key, `roster` the roster's digest."""
     fields = fields_of(packet, b"\x01")
     fields.exact(b"\x99\x01")
-    of, under, sender, recipient = fields.binary(32), fields.binary(32), fields.name(), fields.name()
+    fields.binary(32)  # the study, which is for nodes to compare
+    under, sender, recipient = fields.binary(32), fields.name(), fields.name()
     boot = fields.boot()
     previous, exchange, encapsulation = fields.binary(8), fields.binary(32), fields.binary(1184)
     fields.end()
-    need(of == study, "study")
     need(sender == peer, "sender")
     need(recipient == me, "recipient")
     verify(packet, b"fedsecure/session/offer/v1", signing)

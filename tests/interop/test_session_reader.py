@@ -71,7 +71,7 @@ def refuses(expect: str, run: Any) -> Any:
 
 @pytest.mark.parametrize("case", cases("offers"))
 def test_offer_vectors(case: dict[str, Any]) -> None:
-    place = {"peer": case["peer"], "me": case["me"], "study": STUDY, "roster": ROSTER.digest}
+    place = {"peer": case["peer"], "me": case["me"], "roster": ROSTER.digest}
     signing = ROSTER.members[case["peer"]].signing
     packet = bytes.fromhex(case["packet"])
     refuses(
@@ -122,7 +122,6 @@ def test_what_our_nodes_say_to_each_other() -> None:
         packet,
         peer="north",
         me="hub",
-        study=STUDY,
         roster=roster.digest,
         signing=roster.members["north"].signing,
         least_boot=200,

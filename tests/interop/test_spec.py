@@ -1,4 +1,4 @@
-"""The worked examples of both SPEC.md are what they say: frozen vectors, which the independent readers read."""
+"""The worked examples of the three SPEC.md are what they say: frozen vectors, which the independent readers read."""
 
 from __future__ import annotations
 
@@ -18,6 +18,16 @@ def test_the_worked_example_is_a_frozen_vector() -> None:
     frozen = next(case["frame"] for case in vectors["cases"] if case["name"] == "valid study-closed")
     assert example == frozen
     assert f"{len(frozen) // 2} bytes" in text
+
+
+def test_the_worked_sum_is_the_frozen_one() -> None:
+    text = (ROOT / "protocols" / "secagg" / "SPEC.md").read_text("utf-8").split("## Example", 1)[1].split("\n## ", 1)[0]
+    frozen = json.loads((ROOT / "tests" / "vectors" / "secagg.json").read_text("utf-8"))["context"]
+    said = [tuple(map(int, re.findall(r"-?\d+", part))) for part in re.findall(r"\(([-\d, ]+)\)", text)]
+    assert [*map(list, said)] == [*frozen["vectors"].values(), frozen["total"]]
+    vector = re.search(r"masked-input +(\d+) bytes", text)
+    assert vector is not None
+    assert int(vector[1]) == -(-3 * 20 // 8)
 
 
 def test_the_example_of_a_roster_is_a_frozen_vector() -> None:

@@ -289,8 +289,58 @@ def test_a_coordinator_killed_at_the_end_tells_the_end_and_stops() -> None:
 def test_the_last_site_to_leave_ends_the_study() -> None:
     state, _ = after(opened(), FrameIn("b", Leave(LeaveReason.FAILED)))
     state, effects = after(state, FrameIn("a", Leave(LeaveReason.FAILED)))
-    assert effects[0] == CloseStudy((), False)
+    assert effects[:2] == [CloseStudy(("a",), False), CloseStudy((), False)]
     assert state.phase is Phase.CLOSED
+
+
+@pytest.mark.parametrize("reason", [LeaveReason.VETOED, LeaveReason.FAILED])
+def test_whoever_leaves_is_answered_each_time(reason: LeaveReason) -> None:
+    """A site says so until it was: the coordinator may have been away, or its answer lost."""
+    state, effects = after(opened(), leave("b", reason))
+    assert CloseStudy(("b",), False) in effects
+    following, effects = after(state, leave("b", reason))
+    assert following.cohort == state.cohort == ("a",)
+    assert effects[0] == CloseStudy(("b",), False)
+    _, effects = after(finished_study(), leave("b", reason))
+    assert effects == [CloseStudy(("b",), False)]
+
+
+def test_a_site_that_failed_and_then_vetoes_is_out_for_good() -> None:
+    state, _ = after(opened(), leave("b", LeaveReason.FAILED), leave("b", LeaveReason.VETOED))
+    assert state.left == {"b": LeaveReason.VETOED}
+    state, _ = after(state, leave("b", LeaveReason.FAILED), hello("b", boot=2))
+    assert state.left == {"b": LeaveReason.VETOED}
+    assert state.cohort == ("a",)
+
+
+def test_a_joining_deadline_begins_with_enough_sites_and_the_late_one_joins_the_open_round() -> None:
+    hurried = study(join_deadline_s=10.0, round_deadline_s=60.0)
+    state, effects = after(begin(hurried), Tick(0.0), hello("a"), Tick(9.9), of=hurried)
+    assert (state.phase, effects) == (Phase.JOINING, [])
+    state, effects = after(state, Tick(10.0), of=hurried)
+    assert effects == [Persist(), Prepare(0)]
+    state, effects = after(state, Prepared(0, MODEL), of=hurried)
+    assert effects == [Persist(), OpenRound("a", 0, 0, ())]
+    state, effects = after(state, hello("b"), of=hurried)
+    assert effects == [OpenRound("b", 0, 0, ())]
+    _, effects = after(state, *round_of("a", 0, 0), *round_of("b", 0, 0), of=hurried)
+    assert effects[-1] == Aggregate(0, 0, SITES)
+
+
+def test_a_joining_deadline_ends_a_study_with_too_few_sites() -> None:
+    strict = study(join_deadline_s=10.0, round_deadline_s=60.0, minimum_sites=2)
+    _, effects = after(begin(strict), Tick(0.0), hello("a"), Tick(10.0), of=strict)
+    assert effects == [CloseStudy(SITES, False)]
+
+
+def test_an_evaluation_has_a_deadline_of_its_own() -> None:
+    patient = study(round_deadline_s=10.0, evaluation_deadline_s=100.0)
+    state, _ = after(opened(patient), *round_of("a", 0, 0), *round_of("b", 0, 0), Aggregated(0, 0, MODEL), of=patient)
+    state, _ = after(state, *round_of("a", 0, 1), *round_of("b", 0, 1), Aggregated(0, 1, MODEL), Tick(0.0), of=patient)
+    state, effects = after(state, done("a", 0, 2), Tick(99.0), of=patient)
+    assert effects == [Persist()]
+    _, effects = after(state, Tick(100.0), of=patient)
+    assert effects[-1] == Prepare(1)
 
 
 def sums(site: str, stage: int, round_: int, model: bytes = MODEL) -> FrameIn:

@@ -176,8 +176,19 @@ def test_a_bank_from_outside_the_cohort_is_refused() -> None:
 def test_veto_stops_in_the_middle_of_training() -> None:
     state, _ = after(SiteState(), incoming(opening(0, 0)))
     state, effects = after(state, Veto())
-    assert effects == [CancelTraining(), SayLeave("vetoed"), Stop("vetoed")]
-    assert state.phase is Phase.CLOSED
+    assert effects == [CancelTraining(), Persist()]  # whatever the coordinator is doing, and before it is told
+    assert state.phase is Phase.LEAVING
+
+
+def test_a_veto_is_repeated_until_it_is_answered_and_survives_a_restart() -> None:
+    state, effects = after(SiteState(), Veto(), Tick(1.0), Tick(1.0), Veto())
+    assert effects == [Persist(), SayLeave("vetoed")]
+    state, effects = after(state, Tick(1.0 + HELLO_EVERY_S), Restarted(), Tick(1.0 + HELLO_EVERY_S))
+    assert effects == [SayLeave("vetoed"), SayLeave("vetoed")]
+    state, effects = after(state, incoming(opening(0, 0)), TrainDone(0, 0))
+    assert effects == []  # no round is taken any more
+    state, effects = after(state, incoming(StudyClosed(CloseReason.ABORTED)))
+    assert effects == [Stop("vetoed")]
 
 
 def test_a_failed_trainer_is_told_to_the_coordinator_without_its_reason() -> None:
@@ -316,8 +327,10 @@ PHASES = {
         done=(0, 0), phase=Phase.GATHERING, current=(0, 1), missing={"b": box_digest(box("b"))}, banks=("b",)
     ),
     Phase.TRAINING: SiteState(done=(0, 0), phase=Phase.TRAINING, current=(0, 1)),
+    Phase.LEAVING: SiteState(done=(0, 0), phase=Phase.LEAVING),
     Phase.CLOSED: SiteState(done=(0, 0), phase=Phase.CLOSED),
 }
+WORKING = (Phase.WAITING, Phase.GATHERING, Phase.TRAINING)
 EVENTS: dict[str, Event] = {
     "restart": Restarted(),
     "tick": Tick(100.0),
@@ -340,12 +353,12 @@ EVENTS: dict[str, Event] = {
 }
 # (phase, event) -> phase afterwards; what is not listed changes nothing and asks for nothing but a refusal.
 MOVES = {
-    **{(phase, "restart"): Phase.WAITING for phase in PHASES if phase is not Phase.CLOSED},
-    **{(phase, "veto"): Phase.CLOSED for phase in PHASES if phase is not Phase.CLOSED},
-    **{(phase, "failed"): Phase.CLOSED for phase in PHASES if phase is not Phase.CLOSED},
+    **{(phase, "restart"): Phase.WAITING for phase in WORKING},
+    **{(phase, "veto"): Phase.LEAVING for phase in WORKING},
+    **{(phase, "failed"): Phase.CLOSED for phase in WORKING},
     **{(phase, "closed"): Phase.CLOSED for phase in PHASES if phase is not Phase.CLOSED},
     **{(phase, "tick"): phase for phase in PHASES if phase is not Phase.CLOSED},
-    **{(phase, "next"): Phase.TRAINING for phase in PHASES if phase is not Phase.CLOSED},
+    **{(phase, "next"): Phase.TRAINING for phase in WORKING},
     (Phase.WAITING, "open"): Phase.TRAINING,
     (Phase.GATHERING, "bank"): Phase.TRAINING,
     (Phase.GATHERING, "asked"): Phase.GATHERING,

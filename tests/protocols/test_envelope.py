@@ -151,9 +151,8 @@ def test_no_invalid_header_is_signed() -> None:
         north().seal("Hub", HELLO)
 
 
-def test_no_role_sends_share_and_none_sends_both_release_and_publish() -> None:
+def test_no_role_sends_both_release_and_publish() -> None:
     assert set(KINDS_OF) == set(Role)
-    assert not any(Kind.SHARE in kinds for kinds in KINDS_OF.values())
     assert not any({Kind.RELEASE, Kind.PUBLISH} <= kinds for kinds in KINDS_OF.values())
 
 

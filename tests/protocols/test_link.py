@@ -18,10 +18,9 @@ from protocols.errors import (
     WrongRecipient,
     WrongRoster,
     WrongSender,
-    WrongStudy,
 )
-from protocols.handshake import Offered, Party
-from protocols.link import RESET, RETRY_S, Initiator, Link, Responder
+from protocols.handshake import SAME_ROSTER, Offered, Party
+from protocols.link import RESET, RETRY_S, ROSTER, Initiator, Link, Responder
 from protocols.session import CHUNK, WINDOW, Buffers
 
 MAXIMUM = 64 * CHUNK
@@ -409,7 +408,6 @@ def test_offers_of_others_are_refused(joined: Wire, parties: dict[str, Party], i
     west = Roster("hub", {**roster.members, "west": Identity.generate().public})
     south_as_hub = Roster("south", {name: roster.members[name] for name in ("north", "south")})
     for party, error in (
-        (north._replace(study=bytes(32)), WrongStudy),
         (north._replace(roster=west), WrongRoster),
         (parties["south"], WrongSender),
         (north._replace(identity=identities["south"]), BadSignature),
@@ -419,6 +417,29 @@ def test_offers_of_others_are_refused(joined: Wire, parties: dict[str, Party], i
             joined.hub.receive(Offered(party).packet)
         assert caught.value.peer == "north"
     assert joined.hub.established
+
+
+def test_a_site_with_another_roster_is_told_so(wire: Wire, parties: dict[str, Party]) -> None:
+    members = parties["north"].roster.members
+    wire.site.follow(parties["north"]._replace(roster=Roster("hub", {**members, "west": Identity.generate().public})))
+    wire.settle()
+    assert [(error.peer, error.rule) for error in wire.errors] == [("north", SAME_ROSTER), ("hub", SAME_ROSTER)]
+    assert not wire.site.established
+    wire.errors.clear()
+    wire.site.follow(parties["north"])  # it has accepted the other one
+    wire.now += RETRY_S
+    wire.settle()
+    assert wire.errors == []
+    assert wire.site.established
+    wire.give(wire.site, ROSTER + parties["hub"].roster.digest)  # said before that, and late
+    assert wire.errors == []
+
+
+def test_nodes_of_two_studies_make_a_session_to_say_so(wire: Wire, parties: dict[str, Party]) -> None:
+    wire.site.follow(parties["north"]._replace(study=bytes(32)))
+    wire.site.send(b"a greeting")
+    wire.settle()
+    assert wire.frames["hub"] == [b"a greeting"]
 
 
 def test_an_answer_of_another_is_refused(

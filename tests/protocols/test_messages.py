@@ -25,7 +25,7 @@ def test_the_union_is_all_there_is() -> None:
         if isinstance(cls, type) and issubclass(cls, msgspec.Struct) and cls.__struct_config__.tag is not None
     }
     assert tagged == set(ALL)
-    assert len({cls.__struct_config__.tag for cls in ALL}) == len(ALL) == 15
+    assert len({cls.__struct_config__.tag for cls in ALL}) == len(ALL) == 28
 
 
 def test_each_message_has_one_kind_and_one_sender() -> None:
@@ -46,6 +46,19 @@ def test_each_message_has_one_kind_and_one_sender() -> None:
         "TargetModel": (Kind.PUBLISH, Role.COORDINATOR),
         "WantTarget": (Kind.CONTROL, Role.SITE),
         "AskTargets": (Kind.CONTROL, Role.COORDINATOR),
+        "SecAggOpen": (Kind.PUBLISH, Role.COORDINATOR),
+        "AdvertiseKeys": (Kind.SHARE, Role.SITE),
+        "Keyset": (Kind.SHARE, Role.COORDINATOR),
+        "ShareKeys": (Kind.SHARE, Role.SITE),
+        "RelayShares": (Kind.SHARE, Role.COORDINATOR),
+        "MaskedInput": (Kind.RELEASE, Role.SITE),
+        "Survivors": (Kind.SHARE, Role.COORDINATOR),
+        "ConsistencyCheck": (Kind.SHARE, Role.SITE),
+        "UnmaskRequest": (Kind.SHARE, Role.COORDINATOR),
+        "UnmaskShares": (Kind.SHARE, Role.SITE),
+        "SumResult": (Kind.PUBLISH, Role.COORDINATOR),
+        "ResultAgreement": (Kind.SHARE, Role.SITE),
+        "AgreedResult": (Kind.SHARE, Role.COORDINATOR),
     }
 
 

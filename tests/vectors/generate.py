@@ -20,6 +20,7 @@ from frames import frame_vectors
 from logs import checkpoint_vectors, head_vectors, leaf_vectors, proof_vectors
 from rosters import roster_vectors, rotation_vectors
 from sessions import answer_vectors, offer_vectors, session_vectors
+from summing import sum_vectors
 from texts import endorsement_vectors, identity_vectors, public_vectors, signature_vectors
 from trusting import trust_vectors
 from world import IDENTITIES, MAXIMUM, NAMES, STUDY, Case, edition
@@ -66,10 +67,17 @@ def files() -> Mapping[str, str]:
     told = (
         "`expect` is ok, or the class of the error, whose text contains `rule` and which blames `blame`. Bytes are hex."
     )
-    return {
-        f"{name}.json": json.dumps({"how": f"{how} {told}", "context": context, "cases": make()}, indent=1) + "\n"
-        for name, (how, make) in parts.items()
+    summed, sums = sum_vectors()
+    how = (
+        "Play the sum of `by` and `to` (kind and body of each message) up to `step`, then give `site`, whose ledger is "
+        "`ledger` if there is one, what is to come `to` it, or the coordinator what is `by` it, with bytes from "
+        "splice[0] to splice[1] replaced by splice[2]."
+    )
+    written = {
+        name: {"how": f"{how} {told}", "context": context, "cases": make()} for name, (how, make) in parts.items()
     }
+    written["secagg"] = {"how": f"{how} {told}", "context": {**context, **summed}, "cases": sums}
+    return {f"{name}.json": json.dumps(content, indent=1) + "\n" for name, content in written.items()}
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def leaf_vectors() -> list[Case]:
     add("a third tag", leaf(SENT, tag="lost"))
     add("free text for a flow", leaf(SENT, flow="patient 17"))
     add("a flow of another kind", leaf(SENT, kind="control"))
-    add("a kind that has no flow", leaf(SENT, kind="share"))
+    add("a flow of keys", leaf(SENT, kind="share"))
     add("an unknown kind", leaf(SENT, kind="debug"))
     add("sent, of no known type", leaf(SENT, flow=""))
     add("refused for its size, of no known type", leaf(REFUSED, flow=""))

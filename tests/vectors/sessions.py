@@ -50,6 +50,7 @@ def offer_vectors() -> list[Case]:
         ok("valid", **at, packet=good.hex()),
         ok("boot as before", **{**at, "least_boot": 3}, packet=good.hex()),
         ok("names a session to replace", **at, packet=offer_packet(previous=SESSION).hex()),
+        ok("another study", **at, packet=offer_packet(study=fixed("other")).hex()),
     ]
 
     def add(name: str, error: str, rule: str, packet: bytes, **place: Any) -> None:
@@ -57,7 +58,6 @@ def offer_vectors() -> list[Case]:
         cases.append(bad(name, error, where["peer"], rule, **where, packet=packet.hex()))
 
     shape, signed = "not a version 1 offer", "signed by who takes part in it"
-    add("another study", "WrongStudy", "digest of the study", offer_packet(study=fixed("other")))
     add("another roster", "WrongRoster", "same roster", offer_packet(roster=fixed("other")))
     add("another's", "WrongSender", "delivered by its sender", good, peer="site-b")
     add("renamed to its carrier", "BadSignature", signed, offer_packet(sender="site-b"), peer="site-b")

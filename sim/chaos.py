@@ -1,0 +1,178 @@
+"""kill -9 of the coordinator and of each site, at every phase boundary and at random instants of a tiny study.
+
+Every node is a process over CURVE on loopback and is started again at once. At the end the study is finished, its
+models are those of the undisturbed run bit for bit, and no release was sealed twice: what went out again was stored.
+
+    python -m sim.chaos --kills 50          from the project's root; `make chaos` is this
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from fedsecure.config import Study, parse_study
+from fedsecure.egress import NON_PRIVATE, REPEAT
+from fedsecure.node.store import Store
+from fedsecure.node.wiring import COORDINATOR, PARENT
+from fedsecure.progress import RoundEnded, RoundStarted
+from sim.audit import final_models
+from sim.ceremony import enrol
+from sim.errors import FederationFailed
+from sim.federation import federate, read_metrics
+from sim.world import World, build, connect, coordinator_folder, site_folder
+
+TINY: Final[dict[str, Any]] = {
+    "model": {"filters": 4, "hidden": 16, "features": 8},
+    "data": {"size": 32},
+    "pretrain": {"rounds": 2, "local_steps": 2, "batch": 8, "bank": 32, "negatives": 16},
+    "finetune": {"labelled": [1], "modes": ["federated"], "steps": 4, "rounds": 2, "batch": 2},
+    "baseline": False,
+}
+WORLD: Final = World(source=None, sites=2, scheme="random", phantom_patients=3, phantom_size=48)
+LOOK_EVERY_S: Final = 0.02
+GAP_S: Final = (0.5, 8.0)  # between two random kills; a node takes some seconds to be back
+LONGEST_S: Final = 3600.0
+
+
+class Outcome(NamedTuple):
+    boundaries: int  # kills at the beginning or end of a round
+    instants: int  # kills at random instants
+    same: bool  # the models are the undisturbed ones
+    sealed_twice: int  # releases of one site, round and flow that were sealed more than once
+    repeats: int  # frames in which stored bytes were sent again
+
+
+class Chaos:
+    """The disturbed federation. `boundaries`: whether to kill at them; `kills`: at random instants."""
+
+    def __init__(self, run: Path, study: Study, kills: int, boundaries: bool, seed: int) -> None:
+        self._run, self._study, self._kills, self._boundaries = run, study, kills, boundaries
+        self._random = random.Random(seed)  # noqa: S311  an instant, not a secret
+        self._folders = {COORDINATOR: coordinator_folder(run)}
+        self._folders |= {member.name: site_folder(run, member.name) for member in study.sites}
+        self._endpoint = f"tcp://127.0.0.1:{_free_port()}"
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._seen: set[tuple[str, str, int, int]] = set()
+        self.at_boundaries = self.at_instants = 0
+
+    def go(self) -> None:
+        """Until every node has finished. Raises FederationFailed if one ended otherwise, or after LONGEST_S."""
+        enrol(self._folders, COORDINATOR)
+        connect(self._run, self._study, self._endpoint)
+        until, next_kill = time.monotonic() + LONGEST_S, time.monotonic() + self._random.uniform(*GAP_S)
+        try:
+            for name in self._folders:
+                self._start(name)
+            while not self._over():
+                if self._boundaries:
+                    self._at_boundaries()
+                if self.at_instants < self._kills and time.monotonic() >= next_kill:
+                    self._kill(self._random.choice(sorted(self._folders)))
+                    self.at_instants += 1
+                    next_kill = time.monotonic() + self._random.uniform(*GAP_S)
+                if time.monotonic() > until:
+                    raise FederationFailed("the study did not end")
+                time.sleep(LOOK_EVERY_S)
+        finally:
+            for process in self._processes.values():
+                process.kill()
+                process.wait()
+
+    def _at_boundaries(self) -> None:
+        for name, folder in self._folders.items():
+            for _, event in list(read_metrics(folder / "metrics.jsonl")):
+                if not isinstance(event, RoundStarted | RoundEnded):
+                    continue
+                boundary = name, type(event).__name__, event.stage, event.round
+                if boundary not in self._seen:
+                    self._seen.add(boundary)
+                    self._kill(name)
+                    self.at_boundaries += 1
+                    break
+
+    def _over(self) -> bool:
+        codes = {name: process.poll() for name, process in self._processes.items()}
+        for name, code in codes.items():
+            if code not in (None, 0):
+                raise FederationFailed(f"{name} ended by itself (exit code {code})")
+        return all(code == 0 for code in codes.values())
+
+    def _kill(self, name: str) -> None:
+        process = self._processes[name]
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            self._start(name)
+
+    def _start(self, name: str) -> None:
+        words = ["site", str(self._folders[name])]
+        if name == COORDINATOR:
+            words = ["coordinator", str(self._folders[name]), self._endpoint]
+        self._processes[name] = subprocess.Popen(
+            [sys.executable, "-m", "fedsecure.node", *words],
+            stdin=subprocess.DEVNULL, start_new_session=True, env={**os.environ, PARENT: str(os.getpid())},
+        )  # fmt: skip
+
+
+def chaos(run: Path, cache: Path, kills: int, boundaries: bool, seed: int = 0) -> Outcome:
+    """run: a new folder. Raises FederationFailed if the study does not come to its end."""
+
+    def nothing(*_: object) -> None:
+        pass
+
+    calm, wild = run / "undisturbed", run / "disturbed"
+    federate(calm, build(WORLD, parse_study(TINY), calm, cache, nothing), "memory", nothing)
+    study = build(WORLD, parse_study(TINY), wild, cache, nothing)
+    disturbed = Chaos(wild, study, kills, boundaries, seed)
+    disturbed.go()
+    sealed, repeats = _sent([site_folder(wild, member.name) for member in study.sites])
+    twice = sum(count - 1 for count in sealed.values())
+    same = final_models(wild) == final_models(calm)
+    return Outcome(disturbed.at_boundaries, disturbed.at_instants, same, twice, repeats)
+
+
+def _sent(folders: list[Path]) -> tuple[Counter[tuple[str, int, int, str]], int]:
+    sealed: Counter[tuple[str, int, int, str]] = Counter()
+    repeats = 0
+    for folder in folders:
+        store = Store(folder)
+        for row in store.sent():
+            sealed[folder.name, row.stage, row.round, row.flow] += row.event == NON_PRIVATE
+            repeats += row.event == REPEAT
+        store.close()
+    return +sealed, repeats
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def main(told: Callable[[str], object] = print) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--kills", type=int, default=50, help="at random instants, beside those at phase boundaries")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="fedsecure-chaos-") as folder:
+        outcome = chaos(Path(folder) / "run", Path(folder) / "cache", asked.kills, True, asked.seed)
+    told(f"{outcome.boundaries} kills at phase boundaries, {outcome.instants} at random instants, seed {asked.seed}")
+    told(f"final models {'the same' if outcome.same else 'OTHERS'}, {outcome.sealed_twice} releases sealed twice, "
+         f"{outcome.repeats} sent again from storage")  # fmt: skip
+    return 0 if outcome.same and not outcome.sealed_twice else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""A node's folder from its operator's files: paths, and the encoder that a study may start from."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from fedsecure.errors import SettingsError
+from fedsecure.node.pilot import lay_out_coordinator, lay_out_site, read_site
+from fedsecure.node.store import Store
+from sim.ceremony import enrol
+
+SITES = 'sites = [{name = "north", weight = 2}]\n'
+ENCODER = b"weights"
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Path:
+    folders = {name: tmp_path / name for name in ("hub", "north")}
+    for folder in folders.values():
+        folder.mkdir()
+        (folder / "study.toml").write_text(SITES)
+    enrol(folders, "hub")
+    return folders["hub"]
+
+
+def test_paths_are_relative_to_the_file(hub: Path) -> None:
+    north = hub.parent / "north"
+    (north / "site.toml").write_text('coordinator = "tcp://hub:7443"\nsource = "folder:volumes"\ncache = "c"\n')
+    file = read_site(north / "site.toml")
+    assert (file.source, file.study, file.cache) == (
+        f"folder:{north / 'volumes'}",
+        str(north / "study.toml"),
+        str(north / "c"),
+    )
+    assert lay_out_site(north, file).sites[0].name == "north"
+    for written in ("study.json", "site.json", "run.json"):
+        assert (north / written).exists()
+
+
+def test_a_folder_goes_on_with_the_study_that_it_began(hub: Path) -> None:
+    lay_out_coordinator(hub, hub / "study.toml")
+    (hub / "study.toml").write_text(f"seed = 1\n{SITES}")
+    lay_out_coordinator(hub, hub / "study.toml")  # nothing has begun
+    Store(hub).close()
+    (hub / "study.toml").write_text(f"seed = 2\n{SITES}")
+    with pytest.raises(SettingsError, match="has begun another study, which differs in seed"):
+        lay_out_coordinator(hub, hub / "study.toml")
+
+
+def test_a_study_that_starts_from_an_encoder_is_given_that_one(hub: Path) -> None:
+    digest = hashlib.sha256(ENCODER).hexdigest()
+    study, file = hub / "study.toml", hub / "given"
+    study.write_text(f'start = "encoder"\nencoder = "{digest}"\n{SITES}')
+    with pytest.raises(SettingsError, match="name its file with --encoder"):
+        lay_out_coordinator(hub, study)
+    with pytest.raises(SettingsError, match="cannot read the encoder's file"):
+        lay_out_coordinator(hub, study, file)
+    file.write_bytes(b"other weights")
+    with pytest.raises(SettingsError, match="not the one that the study names"):
+        lay_out_coordinator(hub, study, file)
+    assert not (hub / "study.json").exists()
+    file.write_bytes(ENCODER)
+    lay_out_coordinator(hub, study, file)
+    assert (hub / "models/encoder.safetensors").read_bytes() == ENCODER
+    lay_out_coordinator(hub, study)  # it has it

@@ -1,0 +1,50 @@
+"""Every abuse and fault, against a small study: refused, by whom, under which rule, and nothing changed by it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fedsecure.config import parse_study
+from sim.adversary import ON_THE_WIRE, at_the_door, on_paper
+from sim.audit import BAD_LINES, audit
+
+from .conftest import TINY
+
+STUDY = {**TINY, "sites": [{"name": "north", "weight": 2}, {"name": "south", "weight": 2}]}
+
+
+@pytest.mark.parametrize(
+    "lines", [("corrupt",), pytest.param(tuple(BAD_LINES), marks=pytest.mark.slow)], ids=["one bad line", "all of them"]
+)
+def test_every_abuse_is_refused_logged_and_leaves_the_study_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("sim.audit.BAD_LINES", {name: BAD_LINES[name] for name in lines})
+    found = audit(parse_study(STUDY), tmp_path / "run", tmp_path / "cache")
+    open_ = [row for row in found.rows if not row.refused_by]
+    assert open_ == []
+    assert found.passed
+    wire = found.rows[: len(ON_THE_WIRE)]
+    assert [row.abuse for row in wire] == list(ON_THE_WIRE)
+    for row in wire:
+        assert json.loads(row.log)["rule"] == row.error
+    assert {row.abuse for row in found.rows} >= {f"lines that {name}" for name in lines}
+
+
+def test_each_roster_is_refused_for_its_own_reason() -> None:
+    rows = {row.abuse: row.error for row in on_paper()}
+    assert len(set(rows.values())) >= len(rows) - 1  # the two that are expired say the same
+    for abuse, reason in {
+        "expired roster": "has expired",
+        "rolled-back roster": "older than 2, seen here",
+        "roster of puppets": "and it takes",
+        "two rosters of one version": "two rosters of the same version",
+    }.items():
+        assert reason in rows[abuse]
+
+
+def test_strangers_reach_no_decoder() -> None:
+    assert all(row.refused_by for row in at_the_door())
