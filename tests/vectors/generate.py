@@ -17,6 +17,7 @@ from bodies import message_vectors
 from boxes import box_vectors
 from enrolling import invitation_vectors, join_vectors
 from frames import frame_vectors
+from logs import checkpoint_vectors, head_vectors, leaf_vectors, proof_vectors
 from rosters import roster_vectors, rotation_vectors
 from sessions import answer_vectors, offer_vectors, session_vectors
 from summing import sum_vectors
@@ -55,6 +56,13 @@ def files() -> Mapping[str, str]:
             "Redeem the request `file` at `now` from the invitations in `register`; `after` is left.",
             join_vectors,
         ),
+        "leaves": ("Decode `leaf`, found at `index` of the log of `peer`; `hash` stands for it.", leaf_vectors),
+        "proofs": ("Verify `proof` of a leaf in a tree, or of a tree in a later one.", proof_vectors),
+        "heads": (
+            "Countersign `head` from `peer` as `me`, whose last head of that site is `last`.",
+            head_vectors,
+        ),
+        "checkpoints": ("Read `checkpoint` from `peer`.", checkpoint_vectors),
     }
     told = (
         "`expect` is ok, or the class of the error, whose text contains `rule` and which blames `blame`. Bytes are hex."
