@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
+# Fast tests at a time: each process loads torch.
+JOBS ?= 2
 KILLS ?= 50
 
 .DEFAULT_GOAL := help
@@ -34,7 +36,7 @@ lint: $(STAMP)  ## ruff, mypy --strict, the import contracts
 	$(BIN)/lint-imports --no-cache
 
 test: lint  ## lint and the fast tests
-	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+	$(BIN)/python -m pytest -m 'not slow' -n $(JOBS) --dist loadfile $(ARGS)
 
 test-slow: $(STAMP)  ## the tests that take minutes (real data, whole federations)
 	$(BIN)/python -m pytest -m slow --timeout 3600 $(ARGS)
