@@ -1,8 +1,10 @@
-"""THE way out of a node. Every byte that leaves passes one of three methods, and there is no fourth:
+"""THE way out of a node. Every byte that leaves passes one of these methods, and there is no other:
 
     release   anything computed from volumes: weight and target updates, distances, features, metrics
-    control   a closed set of messages without a float, an array or free text; greetings are of this kind
+    control   a closed set of messages without a float, an array or free text
     publish   the coordinator's models and target networks, signed, and the banks it relays unread
+    greet     a control message outside of a study's frames: who speaks, in which study
+    compare   a note of the doctor, before a study: on record as what it is, control, share or release
 
 The gate builds what leaves from nothing: it takes un-noised arrays of a closed schema and never an object to be
 cleaned. Only this module seals (an import contract says so), receivers drop what is not sealed, and the sealing key is
@@ -22,7 +24,7 @@ from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 
-from fedsecure.agreement import AGREEMENTS, Agreement
+from fedsecure.agreement import AGREEMENTS, Agreement, Begin, Digests, Inquiry, KeyShare, Verdicts
 from fedsecure.config import Study
 from fedsecure.errors import GateRefused
 from fedsecure.greeting import GREETINGS, Greeting
@@ -125,7 +127,7 @@ class Gate:
         """Seal feature banks for these sites from now on."""
         self._readers = dict(readers)
 
-    # --- the three ways out ---
+    # --- the ways out ---
 
     def release(self, update: Update, context: RoundContext) -> None:
         """Let one update of a site out, once. A repeated call sends the stored message.
@@ -161,11 +163,19 @@ class Gate:
 
     def greet(self, greeting: Greeting, stage: int, round_: int) -> None:
         """Send a greeting, which like a control message holds no float, array or free text."""
-        self._note(greeting, GREETINGS.write(greeting, self._identity), stage, round_)
+        self._note(greeting, GREETINGS.write(greeting, self._identity), Kind.CONTROL, stage, round_)
 
     def compare(self, note: Agreement) -> None:
-        """Send a note of `fedsecure doctor`, before a study: digests of coarse categories under a key of the sites."""
-        self._note(note, AGREEMENTS.write(note, self._identity), 0, 0)
+        """Send a note of `fedsecure doctor`, before a study. Digests of a site's coarse categories are a release: they
+        are computed from its volumes, without noise, whatever the key that keeps the coordinator from reading them."""
+        match note:
+            case Digests():
+                kind = Kind.RELEASE
+            case KeyShare():
+                kind = Kind.SHARE
+            case Inquiry() | Begin() | Verdicts():
+                kind = Kind.CONTROL
+        self._note(note, AGREEMENTS.write(note, self._identity), kind, 0, 0)
 
     def publish(self, recipient: str, message: Message, stage: int, round_: int) -> None:
         """Send the coordinator's model, or a bank it relays. Raises GateRefused for a message of any other kind."""
@@ -283,8 +293,9 @@ class Gate:
         self._journal.log(row)
         self._hand_over(row, frame)
 
-    def _note(self, note: Greeting | Agreement, frame: bytes, stage: int, round_: int) -> None:
-        row = self._row(Kind.CONTROL, type(note).__name__, FREE, stage, round_, frame, note.recipient)
+    def _note(self, note: Greeting | Agreement, frame: bytes, kind: Kind, stage: int, round_: int) -> None:
+        event = NON_PRIVATE if kind is Kind.RELEASE else FREE
+        row = self._row(kind, type(note).__name__, event, stage, round_, frame, note.recipient)
         self._journal.log(row)
         self._hand_over(row, frame)
 

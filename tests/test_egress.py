@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedsecure.agreement import KEY_SIZE, Digests, Inquiry, share_key
 from fedsecure.config import Study, parse_study
 from fedsecure.egress import FREE, NON_PRIVATE, REPEAT, Gate, RoundContext
 from fedsecure.errors import GateRefused
@@ -358,6 +359,22 @@ def test_control_takes_control_messages_only(make: Make) -> None:
     with pytest.raises(GateRefused, match="WeightUpdate is not a publish message"):
         bench.gate.publish("coordinator", smuggled, 0, 0)
     assert len(bench.frames) == 1
+
+
+def test_what_the_doctor_says_of_volumes_is_on_record_as_a_release(make: Make) -> None:
+    """It holds no number, and its reader has no key; it is computed from volumes all the same, and has no noise."""
+    bench = make()
+    me, hub, session = "a", "coordinator", bytes(16)
+    bench.gate.compare(Inquiry(me, hub, (), (), 0, 0))
+    bench.gate.compare(share_key(bytes(KEY_SIZE), session, me, bench.identities["a"], bench.roster, "b"))
+    bench.gate.compare(Digests(me, hub, session, (bytes(32),) * 3))
+    rows = [(row.flow, row.kind, row.event) for row in bench.store.sent()]
+    assert rows == [
+        ("Inquiry", "control", FREE),
+        ("KeyShare", "share", FREE),
+        ("Digests", "release", NON_PRIVATE),
+    ]
+    assert bench.store.released_bytes() == len(bench.frames[2][1])
 
 
 def test_every_frame_is_logged_with_its_size_and_digest(make: Make) -> None:
