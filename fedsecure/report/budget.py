@@ -29,7 +29,7 @@ from fedsecure.privacy.ledger import open_ledger
 from fedsecure.privacy.mechanism import statement
 from fedsecure.privacy.planning import releases
 from fedsecure.report.provenance import commit
-from fedsecure.report.questions import LIMITS, QUESTIONS, TRUST, Answer
+from fedsecure.report.questions import LIMITS, Answer, questions, trust
 
 LEDGER: Final = "ledger.db"
 
@@ -122,11 +122,12 @@ def read(run: Path) -> BudgetReport:
         clipping=f"{study.privacy.contribution}, C = {study.privacy.clip_units} grid units" if _on(study) else "none",
         share_clipped=None,
         secure_aggregation="not in this version: the coordinator reads each site's release",
-        tuning="not recorded: earlier runs on the same patients cost them too, and are not in this ledger",
+        tuning="not recorded: earlier runs on the same patients cost them too, and so did the doctor's comparison of "
+        "label map, modality and spacing range, which has no noise; neither is counted here",
         utility="Dice with and without is in the run's own report; a run without privacy has nothing to compare",
-        trust=TRUST,
+        trust=trust(_on(study)),
         limits=LIMITS,
-        questions=QUESTIONS,
+        questions=questions(_on(study)),
         fedsecure=version("fedsecure"),
         commit=commit(),
     )

@@ -14,12 +14,24 @@ class Answer:
     answer: str
 
 
-TRUST: Final = (
-    "Each site clips and adds its share of noise as its software says. Noise inside a training loop would be a promise "
-    "of the trainer's; noise added by the gate is not.",
-    "At most c of the sites that survive a round tell each other or the coordinator their noise.",
-    "At a site's machine, whoever can read its memory or disk sees the volumes themselves: no setting here helps.",
+_MACHINE: Final = (
+    "At a site's machine, whoever can read its memory or disk sees the volumes themselves: no setting here helps."
 )
+
+
+def trust(noised: bool) -> tuple[str, ...]:
+    """What has to hold for the claim; noised: whether the study asks for noise."""
+    if not noised:
+        return ("Nothing was clipped or noised for privacy: whoever received a release has it as it was.", _MACHINE)
+    return (
+        "Each site clips and adds its share of noise as its software says. Noise inside a training loop would be a "
+        "promise of the trainer's; noise added by the gate is not.",
+        "At most as many colluders as the plan says, of the sites that survive a round, tell each other or the "
+        "coordinator their noise.",
+        _MACHINE,
+    )
+
+
 LIMITS: Final = (
     "A guarantee bounds what taking part adds. It does not hide what a whole hospital's data have in common.",
     "Two epsilons compare only at the same unit, delta and adjacency.",
@@ -27,7 +39,14 @@ LIMITS: Final = (
     "Timing, sizes of messages and which rounds a site took part in are not covered.",
     "Models and updates are pseudonymous personal data with a measured residual risk, and not anonymous.",
 )
-QUESTIONS: Final = (
+
+
+def questions(noised: bool) -> tuple[Answer, ...]:
+    """The questions, level by level, as this run answers them; noised: whether the study asks for noise."""
+    return _COMMON_BELOW + (_NOISED if noised else _PLAIN) + _COMMON_ABOVE
+
+
+_COMMON_BELOW: Final = (
     Answer("data", "Who can reach the raw data?", "Only processes of the site; no volume, label or header is sent."),
     Answer("data", "Is no more collected than needed?", "Volumes on disk are used as they are; names are dropped."),
     Answer(
@@ -35,6 +54,8 @@ QUESTIONS: Final = (
         "Who is trusted, and does it hold?",
         "See trust above. Without secure aggregation the coordinator reads each site's release, noise or no noise.",
     ),
+)
+_NOISED: Final = (
     Answer(
         "query model",
         "Is it asked once or interactively?",
@@ -54,6 +75,20 @@ QUESTIONS: Final = (
     ),
     Answer("utility", "What does it cost?", "See the signal-to-noise line of `fedsecure budget plan`, and the Dice."),
     Answer("bias", "Who loses most?", "Clipping and noise weigh on small groups of patients; not measured here."),
+)
+_PLAIN: Final = (
+    Answer(
+        "query model",
+        "Is it asked once or interactively?",
+        "A fixed schedule of rounds, and no budget: nothing is charged, and nothing is refused for its cost.",
+    ),
+    Answer("security", "Who can change the ledger?", "There is none: what left is counted from its record."),
+    Answer("side channels", "Floating point? Timing?", "No noise was added; neither is covered."),
+    Answer("algorithms", "Is the library tested?", "No mechanism ran. The count of releases is the gate's own record."),
+    Answer("utility", "What does it cost?", "Nothing: without a guarantee there is no price."),
+    Answer("bias", "Who loses most?", "Not measured here."),
+)
+_COMMON_ABOVE: Final = (
     Answer("parameters", "What is the unit?", "The patient, with all volumes, frames, slices and views."),
     Answer("parameters", "Which neighbours?", "Unbounded in effect: one patient's contribution is zeroed out."),
     Answer(

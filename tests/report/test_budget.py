@@ -74,6 +74,17 @@ def test_a_run_without_noise_is_infinite_and_says_what_left(tmp_path: Path) -> N
     ]
 
 
+def test_a_run_without_noise_claims_nothing_of_noise(tmp_path: Path) -> None:
+    bare(tmp_path / "bare")
+    noisy(tmp_path / "noisy")
+    plain, noised = read(tmp_path / "bare"), read(tmp_path / "noisy")
+    said = [*plain.trust, *(answer.answer for answer in plain.questions)]
+    for untrue in ("adds its share", "is added to integers", "breaks its chain", "charged at", "hockey-stick"):
+        assert not any(untrue in sentence for sentence in said)
+        assert any(untrue in s for s in [*noised.trust, *(answer.answer for answer in noised.questions)])
+    assert [answer.question for answer in plain.questions] == [answer.question for answer in noised.questions]
+
+
 def test_a_ledger_is_reported_as_it_stands(tmp_path: Path) -> None:
     noisy(tmp_path)
     found = read(tmp_path)
