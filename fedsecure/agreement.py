@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Final
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from fedsecure.notes import Notes
 from keys import hpke
@@ -25,7 +25,7 @@ from keys.errors import CannotOpen, InvalidSignature
 from keys.identity import SIGNATURE_SIZE, Identity
 from keys.roster import Roster
 from protocols.errors import BadSignature, CannotDecrypt, Malformed, WrongRecipient
-from protocols.fields import Name
+from protocols.fields import Digest, Name, Wire
 
 KEY_SIZE: Final = 32
 SESSION_SIZE: Final = 16
@@ -37,7 +37,6 @@ _Session = Annotated[bytes, Meta(min_length=SESSION_SIZE, max_length=SESSION_SIZ
 _Part = Annotated[bytes, Meta(min_length=8, max_length=8)]
 _Version = Annotated[str, Meta(pattern=r"^[0-9a-z.+]{1,32}$")]
 _Package = Annotated[str, Meta(pattern=r"^[a-z]{1,16}$")]
-_Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 _Clock = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
@@ -49,15 +48,12 @@ class Category(StrEnum):
     SPACING = "spacing"
 
 
-class _Wire(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class _Note(Wire, frozen=True):
     sender: Name
     recipient: Name
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
 
-
-class Inquiry(_Wire, frozen=True, tag="inquiry"):
+class Inquiry(_Note, frozen=True, tag="inquiry"):
     """Either way: what I hold and run. `parts` as in a greeting; `answers`: `at_ms` of the inquiry that it answers."""
 
     parts: Annotated[tuple[_Part, ...], Meta(max_length=200)]
@@ -66,14 +62,14 @@ class Inquiry(_Wire, frozen=True, tag="inquiry"):
     answers: _Clock
 
 
-class Begin(_Wire, frozen=True, tag="begin"):
+class Begin(_Note, frozen=True, tag="begin"):
     """Coordinator: compare. `leads`: the recipient draws the key."""
 
     session: _Session
     leads: bool
 
 
-class KeyShare(_Wire, frozen=True, tag="key-share"):
+class KeyShare(_Note, frozen=True, tag="key-share"):
     """The key from `author` to `reader`, through the coordinator. `signature` is the author's, over all but itself."""
 
     session: _Session
@@ -83,14 +79,14 @@ class KeyShare(_Wire, frozen=True, tag="key-share"):
     signature: Annotated[bytes, Meta(min_length=SIGNATURE_SIZE, max_length=SIGNATURE_SIZE)]
 
 
-class Digests(_Wire, frozen=True, tag="digests"):
+class Digests(_Note, frozen=True, tag="digests"):
     """Site: the categories under the key."""
 
     session: _Session
-    digests: Annotated[tuple[_Digest, ...], Meta(min_length=len(Category), max_length=len(Category))]
+    digests: Annotated[tuple[Digest, ...], Meta(min_length=len(Category), max_length=len(Category))]
 
 
-class Verdicts(_Wire, frozen=True, tag="verdicts"):
+class Verdicts(_Note, frozen=True, tag="verdicts"):
     """Coordinator: for each category, who is the same as whom: sites of one number are."""
 
     session: _Session

@@ -16,12 +16,12 @@ from enum import StrEnum
 from importlib.metadata import version
 from typing import Annotated, Final
 
-from msgspec import Meta, Struct, json
+from msgspec import Meta, json
 
 from fedsecure.config import Study
 from fedsecure.notes import Notes
 from keys.encoding import prefixed
-from protocols.fields import Count, Digest, Name
+from protocols.fields import Count, Digest, Name, Wire
 
 MAXIMUM: Final = 8192  # bytes: one greeting as proof inside another
 START_SIZE: Final = 16
@@ -43,7 +43,7 @@ class Verdict(StrEnum):
     RESTORED = "restored"  # its folder is an older copy; `proof` shows it
 
 
-class Greeting(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Greeting(Wire, frozen=True):
     """`parts`: a digest of each setting of the study, in the order of `settings_of`. `boot` counts the node's starts,
     `start` is drawn anew at each. `began`, `head`: frames on the record of what the node sent, when it started and now.
     `at_ms`: its clock, Unix time. `proof`: empty, or a greeting of the recipient's that this node has."""
@@ -60,9 +60,6 @@ class Greeting(Struct, frozen=True, array_like=True, forbid_unknown_fields=True)
     at_ms: Annotated[int, Meta(ge=0, le=2**63 - 1)]
     verdict: Verdict
     proof: Annotated[bytes, Meta(max_length=MAXIMUM // 2)] = b""
-
-    def __repr__(self) -> str:
-        return f"Greeting({self.sender}, {self.verdict})"
 
 
 GREETINGS: Final[Notes[Greeting]] = Notes("fedsecure/greeting/v1", Greeting, MAXIMUM)

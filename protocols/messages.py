@@ -12,10 +12,18 @@ from typing import Annotated, assert_never
 from msgspec import Meta
 
 from keys.hpke import OVERHEAD
-from protocols.fields import FLOAT_SIZE, MAXIMUM_MEMBERS, Count, CountOrNone, Digest, Name, Signature
-from protocols.fields import Wire as _Wire
-from protocols.fields import require_ascending as _require_ascending
-from protocols.fields import require_floats as _require_floats
+from protocols.fields import (
+    FLOAT_SIZE,
+    MAXIMUM_MEMBERS,
+    Count,
+    CountOrNone,
+    Digest,
+    Name,
+    Signature,
+    Wire,
+    require_ascending,
+    require_floats,
+)
 from protocols.secagg.messages import (
     AdvertiseKeys,
     AgreedResult,
@@ -64,14 +72,14 @@ class CloseReason(StrEnum):
     ABORTED = "aborted"
 
 
-class Wrap(_Wire, frozen=True):
+class Wrap(Wire, frozen=True):
     """A box's content key, sealed to one recipient by HPKE."""
 
     recipient: Name
     key: WrappedKey
 
 
-class SealedBox(_Wire, frozen=True):
+class SealedBox(Wire, frozen=True):
     """Content for several members that whoever relays it can neither read, alter, split nor move to another round.
 
     Made by `protocols.seal`, opened by `protocols.box`. `wraps` are sorted by recipient, each once.
@@ -83,17 +91,17 @@ class SealedBox(_Wire, frozen=True):
     signature: Signature
 
     def __post_init__(self) -> None:
-        _require_ascending(tuple(wrap.recipient for wrap in self.wraps))
+        require_ascending(tuple(wrap.recipient for wrap in self.wraps))
 
 
-class BankRef(_Wire, frozen=True):
+class BankRef(Wire, frozen=True):
     """Announces one relayed box: whose it is, and `protocols.box.box_digest` of it."""
 
     site: Name
     digest: Digest
 
 
-class TargetRef(_Wire, frozen=True):
+class TargetRef(Wire, frozen=True):
     """Announces the target network that a round begins with, which every site must arrive at.
 
     `digest`: SHA-256 of it as in TargetModel; `follows`: a TargetModel follows, else every site predicts it; `asked`:
@@ -105,7 +113,7 @@ class TargetRef(_Wire, frozen=True):
     asked: bool
 
 
-class Hello(_Wire, frozen=True, tag="hello"):
+class Hello(Wire, frozen=True, tag="hello"):
     """Site: I am here. Sent on joining and then as a heartbeat; the answer is whatever the site lacks.
 
     `boot` counts the site's starts; stage and round are of the round it works on with all that it needs, else of the
@@ -123,40 +131,40 @@ class Hello(_Wire, frozen=True, tag="hello"):
             raise ValueError("before the first round stage and round are both -1 and nothing is done")
 
 
-class RoundDone(_Wire, frozen=True, tag="round-done"):
+class RoundDone(Wire, frozen=True, tag="round-done"):
     """Site: everything that I send in this round is on its way."""
 
     stage: Count
     round: Count
 
 
-class Leave(_Wire, frozen=True, tag="leave"):
+class Leave(Wire, frozen=True, tag="leave"):
     """Site: do not wait for me any more."""
 
     reason: LeaveReason
 
 
-class WantTarget(_Wire, frozen=True, tag="want-target"):
+class WantTarget(Wire, frozen=True, tag="want-target"):
     """Site: what I predict is not the target network that the round announces; send it to me."""
 
     stage: Count
     round: Count
 
 
-class AskTargets(_Wire, frozen=True, tag="ask-targets"):
+class AskTargets(Wire, frozen=True, tag="ask-targets"):
     """Coordinator, to all sites of a round or to none: send the target networks that the round ended with."""
 
     stage: Count
     round: Count
 
 
-class StudyClosed(_Wire, frozen=True, tag="study-closed"):
+class StudyClosed(Wire, frozen=True, tag="study-closed"):
     """Coordinator: there is no further round."""
 
     reason: CloseReason
 
 
-class WeightUpdate(_Wire, frozen=True, tag="weight-update"):
+class WeightUpdate(Wire, frozen=True, tag="weight-update"):
     """Site: local minus global weights. `vector`: little-endian float32, tensors sorted by name."""
 
     stage: Count
@@ -165,10 +173,10 @@ class WeightUpdate(_Wire, frozen=True, tag="weight-update"):
     vector: bytes
 
     def __post_init__(self) -> None:
-        _require_floats(self.vector)
+        require_floats(self.vector)
 
 
-class FeatureBank(_Wire, frozen=True, tag="feature-bank"):
+class FeatureBank(Wire, frozen=True, tag="feature-bank"):
     """Site: features for the other sites, in a box: vectors or sums, as the study says."""
 
     stage: Count
@@ -176,7 +184,7 @@ class FeatureBank(_Wire, frozen=True, tag="feature-bank"):
     box: SealedBox
 
 
-class PrototypeSum(_Wire, frozen=True, tag="prototype-sum"):
+class PrototypeSum(Wire, frozen=True, tag="prototype-sum"):
     """Site: a vector that only enters the sum over all sites, which the next round opens with. `vector`: little-endian
     float32."""
 
@@ -186,10 +194,10 @@ class PrototypeSum(_Wire, frozen=True, tag="prototype-sum"):
     vector: bytes
 
     def __post_init__(self) -> None:
-        _require_floats(self.vector)
+        require_floats(self.vector)
 
 
-class MetricReport(_Wire, frozen=True, tag="metric-report"):
+class MetricReport(Wire, frozen=True, tag="metric-report"):
     """Site: what the study has it measure. `values`: little-endian float32, in the order of the study's structures."""
 
     stage: Count
@@ -197,10 +205,10 @@ class MetricReport(_Wire, frozen=True, tag="metric-report"):
     values: Annotated[bytes, Meta(max_length=MAXIMUM_METRICS * FLOAT_SIZE)]
 
     def __post_init__(self) -> None:
-        _require_floats(self.values)
+        require_floats(self.values)
 
 
-class TargetUpdate(_Wire, frozen=True, tag="target-update"):
+class TargetUpdate(Wire, frozen=True, tag="target-update"):
     """Site: its target network minus the round's. `vector` as in WeightUpdate."""
 
     stage: Count
@@ -209,10 +217,10 @@ class TargetUpdate(_Wire, frozen=True, tag="target-update"):
     vector: bytes
 
     def __post_init__(self) -> None:
-        _require_floats(self.vector)
+        require_floats(self.vector)
 
 
-class DistanceReport(_Wire, frozen=True, tag="distance-report"):
+class DistanceReport(Wire, frozen=True, tag="distance-report"):
     """Site: how far its target network is from what the prediction makes of its own round; one float32."""
 
     stage: Count
@@ -220,7 +228,7 @@ class DistanceReport(_Wire, frozen=True, tag="distance-report"):
     distance: Annotated[bytes, Meta(min_length=FLOAT_SIZE, max_length=FLOAT_SIZE)]
 
 
-class RoundOpen(_Wire, frozen=True, tag="round-open"):
+class RoundOpen(Wire, frozen=True, tag="round-open"):
     """Coordinator: a round begins with this model and with these banks, which follow as BankRelay.
 
     `model`: safetensors, every tensor float32; `model_digest`: SHA-256 of it; `banks` sorted by site; `target`: none,
@@ -237,13 +245,13 @@ class RoundOpen(_Wire, frozen=True, tag="round-open"):
     model: bytes
 
     def __post_init__(self) -> None:
-        _require_ascending(tuple(bank.site for bank in self.banks))
-        _require_floats(self.prototypes)
+        require_ascending(tuple(bank.site for bank in self.banks))
+        require_floats(self.prototypes)
         if model_digest(self.model) != self.model_digest:
             raise ValueError("model_digest is the SHA-256 of model")
 
 
-class TargetModel(_Wire, frozen=True, tag="target-model"):
+class TargetModel(Wire, frozen=True, tag="target-model"):
     """Coordinator: the target network of a round, as it was corrected or as a site asked for it.
 
     `target`: safetensors, every tensor float32; `target_digest`: SHA-256 of it.
@@ -259,7 +267,7 @@ class TargetModel(_Wire, frozen=True, tag="target-model"):
             raise ValueError("target_digest is the SHA-256 of target")
 
 
-class BankRelay(_Wire, frozen=True, tag="bank-relay"):
+class BankRelay(Wire, frozen=True, tag="bank-relay"):
     """Coordinator: a site's box, as it came. `stage` and `round` are those of the FeatureBank it came in."""
 
     stage: Count

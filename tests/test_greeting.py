@@ -49,7 +49,7 @@ def test_what_was_written_is_read() -> None:
     proof = GREETINGS.write(greeting(verdict=Verdict.RESTORED, proof=frame), NORTH)
     assert opened(proof).proof == frame
     assert len(proof) < MAXIMUM
-    assert repr(opened(frame)) == "Greeting(north, unknown)"
+    assert repr(opened(frame)) == "Greeting()"
 
 
 def test_no_frame_of_a_study_is_taken_for_one() -> None:

@@ -34,8 +34,11 @@ _LOOKED_AT: Final = 32  # patients whose stored spacing is read
 UNSAID: Final = ""
 
 
+Level = Literal["ok", "warning", "failed"]
+
+
 class Finding(NamedTuple):
-    level: Literal["ok", "warning", "failed"]
+    level: Level
     what: str
     text: str
 

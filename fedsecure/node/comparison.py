@@ -9,6 +9,7 @@ every site            Digests; the coordinator answers all of them with Verdicts
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -30,7 +31,7 @@ from fedsecure.agreement import (
 )
 from fedsecure.config import Study
 from fedsecure.greeting import differing, settings_of
-from fedsecure.node.checks import UNSAID, Finding
+from fedsecure.node.checks import UNSAID, Finding, Level
 from fedsecure.node.membership import Own
 from protocols.errors import ProtocolError
 
@@ -40,7 +41,7 @@ Say = Callable[[Agreement], None]
 Entropy = Callable[[int], bytes]
 
 
-class _End:
+class _End(ABC):
     def __init__(self, own: Own, study: Study, versions: Mapping[str, str], say: Say, entropy: Entropy) -> None:
         self._own, self._study, self._versions, self._say, self._entropy = own, study, dict(versions), say, entropy
         self._parts = tuple(settings_of(study).values())
@@ -64,8 +65,9 @@ class _End:
             if finding not in self.findings:
                 self.findings.append(finding)
 
+    @abstractmethod
     def _take(self, note: Agreement) -> None:
-        raise NotImplementedError
+        """A note that holds. Raises a FaultyPeer."""
 
     def _inquiry(self, peer: str, answers: int) -> Inquiry:
         return Inquiry(self._own.name, peer, self._parts, tuple(sorted(self._versions.items())), _now_ms(), answers)
@@ -81,15 +83,17 @@ class _End:
         other = [f"{name} {theirs.get(name, 'none')} for {mine}" for name, mine in self._versions.items()
                  if theirs.get(name) != mine]  # fmt: skip
         minor = _minor(theirs.get("fedsecure", "")) != _minor(self._versions["fedsecure"])
-        level = "failed" if minor else "warning" if other else "ok"
-        return [*found, Finding(level, "versions", f"{peer}: {', '.join(other) or 'the same'}")]  # type: ignore[arg-type]
+        level: Level = "failed" if minor else "warning" if other else "ok"
+        return [*found, Finding(level, "versions", f"{peer}: {', '.join(other) or 'the same'}")]
 
 
 class CoordinatorEnd(_End):
     """Waits for the study's sites, and compares those that came when `wait_s` are over."""
 
-    def __init__(self, *parts: object, wait_s: float, **named: object) -> None:
-        super().__init__(*parts, **named)  # type: ignore[arg-type]
+    def __init__(
+        self, own: Own, study: Study, versions: Mapping[str, str], say: Say, entropy: Entropy, *, wait_s: float
+    ) -> None:
+        super().__init__(own, study, versions, say, entropy)
         self._sites = sorted(member.name for member in self._study.sites)
         self._wait_s, self._began = wait_s, time.monotonic()
         self._here: dict[str, list[Finding]] = {}
@@ -144,8 +148,11 @@ class CoordinatorEnd(_End):
 class SiteEnd(_End):
     """Asks, and compares `values` when the coordinator says so."""
 
-    def __init__(self, *parts: object, values: Mapping[Category, str] | None, **named: object) -> None:
-        super().__init__(*parts, **named)  # type: ignore[arg-type]
+    def __init__(
+        self, own: Own, study: Study, versions: Mapping[str, str], say: Say, entropy: Entropy, *,
+        values: Mapping[Category, str] | None,
+    ) -> None:  # fmt: skip
+        super().__init__(own, study, versions, say, entropy)
         self._values = values
         self._coordinator = self._own.roster.coordinator
         self._next = 0.0
