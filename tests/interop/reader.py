@@ -305,7 +305,9 @@ def read_frame(
     need(len(header) == 8, "header")
     version, kind, its_study, sender, recipient, seq, length, digest = header
     need(is_int(version, 1, 1) and is_int(seq, 1, 2**63 - 1) and is_int(length, 0, 2**63 - 1), "header")
-    need(its_study == study and sender == peer and recipient == me, "study or names")
+    need(its_study == study, "study")
+    need(sender == peer, "sender")
+    need(recipient == me, "recipient")
     need(
         kind in {"site": ("release", "control", "share"), "coordinator": ("publish", "control", "share")}[role], "kind"
     )
