@@ -209,6 +209,16 @@ class PrivacySettings(_Frozen):
         return self
 
 
+class SecuritySettings(_Frozen):
+    """Secure aggregation (protocols/secagg/SPEC.md): the coordinator sees the sum of the sites' updates and none of
+    them. A coordinate of the mean is then off by clip sqrt(n) / 2^ring (root mean square), with n sites."""
+
+    secagg: bool = False
+    ring: Literal[16, 20, 24, 32] = 24  # bits of a value that is sent
+    clip: Annotated[float, Field(gt=0, le=1e5)] = 100.0  # L2 norm of a site's update of a round; longer is scaled down
+    step_deadline_s: Annotated[float, Field(gt=0)] = 60.0  # of each step of a sum; who is late then drops out of it
+
+
 class Member(_Frozen):
     """A site's place in the cohort. Weights are constants of the study, so that FedAvg releases no count."""
 
@@ -242,6 +252,7 @@ class Study(_Frozen):
     pretrain: PretrainSettings = PretrainSettings()
     finetune: FinetuneSettings = FinetuneSettings()
     privacy: PrivacySettings = PrivacySettings()
+    security: SecuritySettings = SecuritySettings()
     # Of the framework of the same name alone; refused in a study of any other
     swav: SwavSettings = SwavSettings()
     fedca: FedcaSettings = FedcaSettings()
@@ -286,6 +297,16 @@ class Study(_Frozen):
         return hashlib.sha256(b"fedsecure/study/v1\0" + self.canonical()).digest()
 
 
+class SumFloors(_Frozen):
+    """Below these a site takes part in no secure sum, whatever the study says."""
+
+    sites: Annotated[int, Field(ge=5)] = 5  # with 5, one of which drops out, no survivor reads another; with 3 it does
+    known: Annotated[int, Field(ge=1)] = 1  # sites of its roster, itself not counted, among those of a sum
+    corrupted: Annotated[int, Field(ge=1)] = 1  # sites that may work together with the coordinator
+    attempts: Annotated[int, Field(ge=1)] = 3  # sums begun for one round
+    sums: Annotated[int, Field(ge=1)] = 1000  # sums opened in a study
+
+
 class Site(_Frozen):
     """One hospital's own settings. This file stays there; it may tighten a study, never loosen it."""
 
@@ -296,6 +317,7 @@ class Site(_Frozen):
     device: str = "cpu"
     # Bytes of releases over the whole study. None: only what the study's schema and rounds add up to
     maximum_upload: Annotated[int, Field(ge=0)] | None = None
+    sums: SumFloors = SumFloors()
 
 
 class Run(_Frozen):

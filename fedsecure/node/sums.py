@@ -99,6 +99,10 @@ class Sums:
             self.give_up()
         return None
 
+    def confirm(self, ledger: Ledger) -> None:
+        """What came of a sum is known: it is over."""
+        self._write(ledger, forward=True)
+
     def give_up(self) -> None:
         """The sum that is running was aborted. What it used stays used; its state is gone, key and all."""
         self._write(self.ledger.give_up(self.ledger.entries[-1].manifest), forward=True)

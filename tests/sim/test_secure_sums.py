@@ -1,0 +1,103 @@
+"""Whole federations in which updates leave the sites in secure sums alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedsecure.config import Study, parse_study
+from fedsecure.egress import Gate
+from fedsecure.learning.fedavg import average
+from fedsecure.node.coordinator_shell import CoordinatorShell
+from fedsecure.node.wiring import COORDINATOR
+from fedsecure.packing import pack_vector, unpack_model
+from fedsecure.plan import summed
+from fedsecure.privacy.quantize import integer_norm_bound
+from fedsecure.privacy.summing import grid_of
+from fedsecure.progress import Progress, Refused, Sent
+from fedsecure.types import Flow, Update
+from sim.federation import federate, finished
+from sim.world import World, build
+
+TINY: dict[str, Any] = {
+    "model": {"filters": 4, "hidden": 16, "features": 8},
+    "data": {"size": 32},
+    "pretrain": {"rounds": 2, "local_steps": 1, "batch": 4, "bank": 16, "negatives": 8},
+    "finetune": {"labelled": [1], "steps": 2, "rounds": 2, "batch": 2, "modes": ["federated"]},
+    "baseline": False,
+    "security": {"secagg": True, "clip": 30.0},
+}
+WORLD = World(source=None, sites=5, scheme="random", phantom_patients=2, phantom_size=48)
+
+LayOut = Callable[..., tuple[Path, Study]]
+
+
+@pytest.fixture
+def lay_out(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> LayOut:
+    def lay(name: str = "run", **settings: Any) -> tuple[Path, Study]:
+        run = tmp_path / name
+        cache = tmp_path_factory.getbasetemp() / "sums-cache"
+        return run, build(WORLD, parse_study({**TINY, **settings}), run, cache, lambda _: None)
+
+    return lay
+
+
+class Watcher:
+    """Notes what each site's gate masked and what the coordinator opened, which no node has both of."""
+
+    def __init__(self) -> None:
+        self.integers: dict[tuple[int, int, str], Any] = {}
+        self.updates: dict[tuple[int, int, str], tuple[Update, ...]] = {}
+        self.opened: dict[tuple[int, int], tuple[Any, tuple[str, ...]]] = {}
+        self.models: dict[tuple[int, int], tuple[Any, Any]] = {}
+
+
+@pytest.fixture
+def watcher(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watcher]:
+    seen = Watcher()
+    mask, finish = Gate.mask, CoordinatorShell._finish_sum
+
+    def masking(self: Gate, updates: Any, context: Any, burned: Any, ledger: Any, record: Any) -> Any:
+        place = (context.stage, context.round, self._name)
+        fill, _ = self._quantizer(updates, context, burned.keyed.opened.cohort.manifest.flows)
+        words = burned.keyed.opened.cohort.ring.words(burned.keyed.opened.cohort.length)
+        fill.fill(0, words)
+        seen.integers[place] = words.astype(np.int64)
+        seen.updates[place] = updates
+        return mask(self, updates, context, burned, ledger, record)
+
+    def finishing(self: CoordinatorShell, manifest: Any, integers: Any, survivors: Any) -> bytes:
+        digest = finish(self, manifest, integers, survivors)
+        seen.opened[manifest.stage, manifest.round] = (integers.copy(), survivors)
+        return digest
+
+    monkeypatch.setattr(Gate, "mask", masking)
+    monkeypatch.setattr(CoordinatorShell, "_finish_sum", finishing)
+    yield seen
+
+
+def signed(words: Any) -> Any:
+    return np.where(words >= 2**31, words - 2**32, words)
+
+
+def test_each_rounds_sum_is_that_of_the_sites_and_the_model_that_of_fedavg(lay_out: LayOut, watcher: Watcher) -> None:
+    run, study = lay_out()
+    events: list[tuple[str, Progress]] = []
+    federate(run, study, "memory", lambda node, event: events.append((node, event)))
+    assert finished(run)
+    assert not [event for _, event in events if isinstance(event, Refused)]
+    assert set(watcher.opened) == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    for place, (integers, survivors) in watcher.opened.items():
+        assert set(survivors) == {member.name for member in study.sites}
+        plain = sum(signed(watcher.integers[(*place, site)]) for site in survivors)
+        assert (plain == integers).all()
+        assert np.abs(integers).max() > 0
+    kinds = {(event.kind, event.flow) for node, event in events if node != COORDINATOR and isinstance(event, Sent)}
+    assert ("release", "weights") in kinds
+    assert {flow for kind, flow in kinds if kind == "share"} == {
+        "AdvertiseKeys", "ShareKeys", "ConsistencyCheck", "UnmaskShares", "ResultAgreement",
+    }  # fmt: skip
