@@ -23,6 +23,7 @@ Framework = Literal[
     "fcl", "fclopt", "local", "rotation", "simclr", "swav", "fedca", "byol", "fedema", "moco", "mae"
 ]  # fmt: skip
 OWN_SETTINGS: Final[frozenset[Framework]] = frozenset({"swav", "fedca", "fedema", "mae"})  # sections of a study
+LEAST_SUMMED: Final = 5  # sites: of 3, of which one drops out, each of the others reads the other
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -266,6 +267,11 @@ class Study(_Frozen):
             raise ValueError("sites: a name stands twice; names are identities")
         if self.sites and self.minimum_sites > len(self.sites):
             raise ValueError("minimum_sites is larger than the number of sites: no round could close")
+        if self.security.secagg and self.sites and len(self.sites) < LEAST_SUMMED:
+            raise ValueError(
+                f"secure aggregation hides no site's update among {len(self.sites)}, it takes {LEAST_SUMMED}: "
+                "add sites, or write security.secagg = false; the coordinator then sees each site's update"
+            )
         if self.join_deadline_s is not None and self.round_deadline_s is None:
             raise ValueError("join_deadline_s begins without late sites, and the first round would wait for them: set "
                              "round_deadline_s, too")  # fmt: skip

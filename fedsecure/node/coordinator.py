@@ -200,7 +200,7 @@ def _frame(study: Study, state: CoordinatorState, sender: str, message: object) 
         return _outsider(study, state, sender, message)
     match message:
         case Hello():
-            return _hello(state, sender, message)
+            return _hello(study, state, sender, message)
         case WeightUpdate() | FeatureBank() | PrototypeSum() | MetricReport() | TargetUpdate() | DistanceReport():
             return _release(study, state, sender, message)
         case AdvertiseKeys() | ShareKeys() | MaskedInput() | ConsistencyCheck() | UnmaskShares() | ResultAgreement():
@@ -230,7 +230,7 @@ def _outsider(study: Study, state: CoordinatorState, sender: str, message: objec
     return following, (*effects, Persist())
 
 
-def _hello(state: CoordinatorState, sender: str, hello: Hello) -> Outcome:
+def _hello(study: Study, state: CoordinatorState, sender: str, hello: Hello) -> Outcome:
     known = state.boots.get(sender)
     if known is not None and hello.boot < known:
         return state, (Refuse(sender, "a node's boot number never falls"),)
@@ -257,7 +257,7 @@ def _hello(state: CoordinatorState, sender: str, hello: Hello) -> Outcome:
         return replace(state, sent=sent), (AskForTarget(sender, state.stage, state.round),)
     if in_this_round and not hello.done:
         return state, ()  # it is working
-    return _open_for(state, sender)
+    return _open_for(study, state, sender)
 
 
 def _waited_for(state: CoordinatorState, site: str) -> bool:
@@ -268,9 +268,10 @@ def _waited_for(state: CoordinatorState, site: str) -> bool:
     return state.phase is Phase.OPEN and site not in state.finished
 
 
-def _open_for(state: CoordinatorState, site: str) -> Outcome:
+def _open_for(study: Study, state: CoordinatorState, site: str) -> Outcome:
     banks = tuple(other for other in state.shared if other != site)
-    opened = OpenRound(site, state.stage, state.round, banks, state.corrected, state.asked, site not in state.agreed)
+    behind = study.security.secagg and site not in state.agreed
+    opened = OpenRound(site, state.stage, state.round, banks, state.corrected, state.asked, behind)
     supplied = {**state.supplied, site: state.now} if state.corrected else state.supplied
     return replace(state, sent={**state.sent, site: state.now}, supplied=supplied), (opened,)
 
@@ -366,7 +367,7 @@ def _open(study: Study, state: CoordinatorState) -> Outcome:
     )  # fmt: skip
     effects: list[Effect] = [Persist()]
     for site in sorted(state.joined & set(state.cohort)):
-        state, opened = _open_for(state, site)
+        state, opened = _open_for(study, state, site)
         effects += opened
     return state, tuple(effects)
 

@@ -319,7 +319,7 @@ class CoordinatorShell(Shell):
             target = (TargetRef(digest, effect.follows, effect.asked),)
         summed = self._store.read(sum_file(stage, round_)) if self._store.has(sum_file(stage, round_)) else b""
         opening = RoundOpen(stage, round_, model_digest(model), refs, target, summed, model)
-        if effect.behind and self._study.security.secagg:
+        if effect.behind:
             self._show_past(site, stage)
         self._gate.publish(site, opening, stage, round_)
         for other, box in boxes.items():

@@ -34,6 +34,7 @@ from protocols.secagg.messages import (
     Keyset,
     Manifest,
     RelayShares,
+    ResultAgreement,
     SecAggOpen,
     SumResult,
     Survivors,
@@ -69,7 +70,7 @@ class SiteSum:
         self._missed: list[_Missed] = []
         self._opened: SecAggOpen | None = None  # the last one that came, and what was said of its sum
         self._said: SumResult | None = None
-        self._agreement: Message | None = None
+        self._agreement: ResultAgreement | None = None
         self.follow(roster)
         self._state: Any = self._sums.restore(roster, name, self._floors)
 
@@ -121,21 +122,9 @@ class SiteSum:
                 answering, ledger = client.answer(client.verify_agreement(state, message), self._sums.ledger)
                 self._state, shares = client.unmask(answering)
                 self._answer("unmask-shares", shares, ledger)
-            case SumResult(), Answered() as state:
-                self._said = message
-                self._state, self._agreement = client.hear_result(state, message, self._identity)
-                self._send(self._agreement)
-            case SumResult(), _:
-                self._said = message
-                if isinstance(self._state, Informed) and self._agreement is not None:
-                    self._send_if_same(self._agreement, message.keyset)
-            case AgreedResult(), Informed() as state if message.keyset == state.answered.keyset:
-                initial = self._first(state.answered.opened.cohort.manifest.stage)
-                self._sums.confirm(client.confirm_result(state, message, self._sums.ledger, initial))
-                self._state = None
-            case AgreedResult(), _:
-                self._hear_of(message)
-            case ((Keyset() | RelayShares() | Survivors() | UnmaskRequest()), _):
+            case SumResult() | AgreedResult(), _:
+                self._hear_result(message)
+            case Keyset() | RelayShares() | Survivors() | UnmaskRequest(), _:
                 self._say_again(message)
 
     # --- steps ---
@@ -191,6 +180,23 @@ class SiteSum:
             raise Inconsistent(self._roster.coordinator, rule)
         return self._store.read(first_file(stage))
 
+    def _hear_result(self, message: SumResult | AgreedResult) -> None:
+        match message, self._state:
+            case SumResult(), Answered() as state:
+                self._said = message
+                self._state, self._agreement = client.hear_result(state, message, self._identity)
+                self._send(self._agreement)
+            case SumResult(), _:
+                self._said = message
+                if isinstance(self._state, Informed) and self._state.answered.keyset == message.keyset:
+                    self._send(self._agreement)
+            case AgreedResult(), Informed() as state if message.keyset == state.answered.keyset:
+                initial = self._first(state.answered.opened.cohort.manifest.stage)
+                self._sums.confirm(client.confirm_result(state, message, self._sums.ledger, initial))
+                self._state = None
+            case AgreedResult(), _:
+                self._hear_of(message)
+
     # --- sums that went on without this site ---
 
     def _hear_of(self, agreed: AgreedResult) -> None:
@@ -208,15 +214,7 @@ class SiteSum:
             digest = manifest_digest(manifest)
             if any(entry.manifest == digest and entry.result for entry in self._sums.ledger.entries):
                 continue
-            # What is peculiar to a round that this site has not seen is vouched for by the t sites that have, and by
-            # the chain of models; the rest it knows of the study.
-            known = sum_terms.expected(self._study, Ground(0, 0, b"", (), (), {}), (), self._first(manifest.stage))
-            expected = Expected(
-                **{name: getattr(known, name) for name in ("study", "ring", "clip", "noise", "budget", "terms", "code")},
-                **{name: getattr(manifest, name) for name in ("stage", "round", "model", "inputs", "flows", "schema")},
-                step=sum_terms.step_of(self._study, sum(part.length for part in manifest.flows)),
-                initial=known.initial, weights=known.weights,
-            )  # fmt: skip
+            expected = sum_terms.vouched(self._study, manifest, self._first(manifest.stage))
             ledger = client.catch_up(
                 one.opened, one.said, one.agreed, self._sums.ledger, expected=expected, floors=self._floors,
                 roster=self._roster, me=self._name,
@@ -229,12 +227,9 @@ class SiteSum:
         self._sums.keep(step, message, self._sums.ledger if ledger is None else ledger)
         self._send(message)
 
-    def _send(self, message: Message) -> None:
-        self._gate.share(self._roster.coordinator, message, *self._place())
-
-    def _send_if_same(self, answer: Any, keyset: bytes) -> None:
-        if answer.keyset == keyset:
-            self._send(answer)
+    def _send(self, message: Message | None) -> None:
+        if message is not None:
+            self._gate.share(self._roster.coordinator, message, *self._place())
 
     def _say_again(self, message: SumRequest) -> None:
         """What was answered to the same message; nothing where this site is out of the sum, or ahead of the message."""

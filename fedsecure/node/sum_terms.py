@@ -47,23 +47,31 @@ def lengths_of(study: Study, ground: Ground, flows: Sequence[Flow]) -> tuple[tup
 
 def expected(study: Study, ground: Ground, flows: Sequence[Flow], initial: bytes) -> Expected:
     """initial: digest of the stage's first model."""
-    lengths = lengths_of(study, ground, flows)
+    parts = tuple(FlowPart(flow, length) for flow, length in lengths_of(study, ground, flows))
+    inputs = tuple(Input(name, hashlib.sha256(raw).digest()) for name, raw in sorted(ground.inputs.items()))
     specs = (part for spec in ground.schema for part in (spec.name.encode(), msgspec.json.encode(spec.shape)))
+    place = (ground.stage, ground.round)
+    return _expected(study, place, ground.model_digest, inputs, parts, _digest(_SCHEMA, *specs), initial)
+
+
+def vouched(study: Study, of: Manifest, initial: bytes) -> Expected:
+    """Of a sum of a round that a site has not seen. What is peculiar to the round the t sites vouch for that were told
+    of its result, and the chain of models; the rest follows from the study."""
+    return _expected(study, (of.stage, of.round), of.model, of.inputs, of.flows, of.schema, initial)
+
+
+def _expected(
+    study: Study, place: tuple[int, int], model: bytes, inputs: tuple[Input, ...], flows: tuple[FlowPart, ...],
+    schema: bytes, initial: bytes,
+) -> Expected:  # fmt: skip
     return Expected(
-        study=study.digest(), stage=ground.stage, round=ground.round, model=ground.model_digest,
-        inputs=tuple(Input(name, hashlib.sha256(raw).digest()) for name, raw in sorted(ground.inputs.items())),
-        flows=tuple(FlowPart(flow, length) for flow, length in lengths), ring=study.security.ring,
-        clip=_real(study.security.clip), step=step_of(study, sum(length for _, length in lengths)),
-        noise=_real(0.0), budget=_real(math.inf), schema=_digest(_SCHEMA, *specs),
-        terms=_digest(_TERMS, msgspec.json.encode(study.privacy.model_dump(mode="json"))),
+        study=study.digest(), stage=place[0], round=place[1], model=model, inputs=inputs, flows=flows,
+        ring=study.security.ring, clip=_real(study.security.clip),
+        step=_real(grid_of(study, sum(part.length for part in flows)).step), noise=_real(0.0), budget=_real(math.inf),
+        schema=schema, terms=_digest(_TERMS, msgspec.json.encode(study.privacy.model_dump(mode="json"))),
         code=_digest(_CODE, software().encode()), initial=initial,
         weights={member.name: member.weight for member in study.sites},
     )  # fmt: skip
-
-
-def step_of(study: Study, length: int) -> bytes:
-    """The grid's step, as the manifest says it."""
-    return _real(grid_of(study, length).step)
 
 
 def manifest(of: Expected, attempt: int, opening: bytes) -> Manifest:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,12 @@ import pytest
 from fedsecure.config import Study, parse_study
 from fedsecure.egress import Gate
 from fedsecure.learning.fedavg import average
+from fedsecure.node.averaging import Averaging
 from fedsecure.node.coordinator_shell import CoordinatorShell
 from fedsecure.node.wiring import COORDINATOR
-from fedsecure.packing import pack_vector, unpack_model
-from fedsecure.plan import summed
-from fedsecure.privacy.quantize import integer_norm_bound
 from fedsecure.privacy.summing import grid_of
 from fedsecure.progress import Progress, Refused, Sent
-from fedsecure.types import Flow, Update
+from fedsecure.types import Update
 from sim.federation import federate, finished
 from sim.world import World, build
 
@@ -53,11 +51,11 @@ class Watcher:
         self.integers: dict[tuple[int, int, str], Any] = {}
         self.updates: dict[tuple[int, int, str], tuple[Update, ...]] = {}
         self.opened: dict[tuple[int, int], tuple[Any, tuple[str, ...]]] = {}
-        self.models: dict[tuple[int, int], tuple[Any, Any]] = {}
+        self.ends: dict[tuple[int, int], tuple[Any, Any, float]] = {}  # by the sum, by FedAvg, difference
 
 
 @pytest.fixture
-def watcher(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watcher]:
+def watcher(monkeypatch: pytest.MonkeyPatch) -> Watcher:
     seen = Watcher()
     mask, finish = Gate.mask, CoordinatorShell._finish_sum
 
@@ -72,12 +70,18 @@ def watcher(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watcher]:
 
     def finishing(self: CoordinatorShell, manifest: Any, integers: Any, survivors: Any) -> bytes:
         digest = finish(self, manifest, integers, survivors)
-        seen.opened[manifest.stage, manifest.round] = (integers.copy(), survivors)
+        place = (manifest.stage, manifest.round)
+        seen.opened[place] = (integers.copy(), survivors)
+        averaging = Averaging(self._store, self._study, *place, survivors, self._refused)
+        weights = {member.name: member.weight for member in self._study.sites}
+        deltas = [(site, weights[site], seen.updates[(*place, site)][-1].arrays) for site in survivors]
+        most = len(survivors) * grid_of(self._study, len(integers)).step / sum(weights[site] for site in survivors)
+        seen.ends[place] = (averaging.end(), average(averaging._start, deltas), most)
         return digest
 
     monkeypatch.setattr(Gate, "mask", masking)
     monkeypatch.setattr(CoordinatorShell, "_finish_sum", finishing)
-    yield seen
+    return seen
 
 
 def signed(words: Any) -> Any:
@@ -96,6 +100,9 @@ def test_each_rounds_sum_is_that_of_the_sites_and_the_model_that_of_fedavg(lay_o
         plain = sum(signed(watcher.integers[(*place, site)]) for site in survivors)
         assert (plain == integers).all()
         assert np.abs(integers).max() > 0
+        secure, plain_mean, most = watcher.ends[place]
+        for name, tensor in secure.items():
+            assert np.abs(tensor - plain_mean[name]).max() <= most * 1.01 + 1e-6
     kinds = {(event.kind, event.flow) for node, event in events if node != COORDINATOR and isinstance(event, Sent)}
     assert ("release", "weights") in kinds
     assert {flow for kind, flow in kinds if kind == "share"} == {
