@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,16 @@ from fedsecure.node.wiring import COORDINATOR
 from fedsecure.privacy.summing import grid_of
 from fedsecure.progress import Progress, Refused, Sent
 from fedsecure.types import Update
+from protocols.secagg.messages import (
+    AgreedResult,
+    Keyset,
+    RelayShares,
+    SecAggOpen,
+    SumResult,
+    Survivors,
+    UnmaskRequest,
+)
+from sim.arena import Arena
 from sim.federation import federate, finished
 from sim.world import World, build
 
@@ -82,6 +92,100 @@ def watcher(monkeypatch: pytest.MonkeyPatch) -> Watcher:
     monkeypatch.setattr(Gate, "mask", masking)
     monkeypatch.setattr(CoordinatorShell, "_finish_sum", finishing)
     return seen
+
+
+SHORT: dict[str, Any] = {
+    "pretrain": {**TINY["pretrain"], "rounds": 1, "exchange": "none"},
+    "finetune": {"modes": []},
+    "security": {**TINY["security"], "step_deadline_s": 5.0},
+}  # one stage of one round
+STEPS = (SecAggOpen, Keyset, RelayShares, Survivors, UnmaskRequest, SumResult, AgreedResult)
+
+
+def hearing(arena: Arena, site: str, instead: Callable[[Any], Any]) -> None:
+    """From now on what `site` hears of sums is what `instead` makes of it; None: nothing."""
+    inner = arena.shells[site]._sum.hear  # type: ignore[attr-defined]
+
+    def hear(message: Any, mine: bool) -> None:
+        heard = instead(message)
+        if heard is not None:
+            inner(heard, mine)
+
+    arena.shells[site]._sum.hear = hear  # type: ignore[attr-defined]
+
+
+def deaf_from(kind: type) -> Callable[[Any], Any]:
+    """Hears what comes before `kind`, and nothing from there on."""
+    gone: list[bool] = []
+
+    def instead(message: Any) -> Any:
+        if isinstance(message, kind):
+            gone.append(True)
+        return None if gone else message
+
+    return instead
+
+
+@pytest.fixture
+def arena(lay_out: LayOut, watcher: Watcher) -> Iterator[Arena]:
+    begun = Arena(*lay_out(**SHORT))
+    begun.start(*begun.folders)
+    yield begun
+    begun.close()
+
+
+def assert_exact(watcher: Watcher, survivors: set[str], place: tuple[int, int] = (0, 0)) -> None:
+    integers, summed = watcher.opened[place]
+    assert set(summed) == survivors
+    assert (sum(signed(watcher.integers[(*place, site)]) for site in survivors) == integers).all()
+
+
+@pytest.mark.parametrize("kind", STEPS, ids=lambda kind: kind.__name__)
+def test_a_site_that_falls_silent_shrinks_the_set_and_the_study_goes_on(
+    arena: Arena, watcher: Watcher, kind: type
+) -> None:
+    hearing(arena, "site-3", deaf_from(kind))
+    arena.until(lambda: all(end for name, end in arena.outcomes().items()))
+    assert set(arena.outcomes().values()) == {"finished"}
+    everybody = {member.name for member in arena.study.sites}
+    in_the_sum = STEPS.index(kind) > STEPS.index(RelayShares)
+    assert_exact(watcher, everybody if in_the_sum else everybody - {"site-3"})
+
+
+@pytest.mark.parametrize("kind", STEPS[:5], ids=lambda kind: kind.__name__)
+def test_with_too_few_a_sum_is_given_up_and_the_next_attempt_begins_clean(
+    arena: Arena, watcher: Watcher, kind: type
+) -> None:
+    """Before anybody was asked to unmask. Then the study waits, as nobody may be asked for another sum."""
+    silent = [deaf_from(kind), deaf_from(kind)]
+    for site, ears in zip(("site-2", "site-4"), silent, strict=True):
+        hearing(arena, site, ears)
+    coordinator: Any = arena.shells[COORDINATOR]
+    if kind is UnmaskRequest:
+        arena.until(lambda: coordinator._state.sum is not None and coordinator._state.sum.patience > 2)
+        assert not watcher.opened
+        assert coordinator._state.sum.attempt == 0
+        arena.until(lambda: coordinator.outcome is not None)
+        assert coordinator.outcome.reason == "aborted"
+        assert "the same sites or not at all" in coordinator.outcome.detail
+        return
+    arena.until(lambda: coordinator._state.sum is not None and coordinator._state.sum.attempt == 1)
+    assert not watcher.opened
+    for site in ("site-2", "site-4"):  # both are back, with new ears
+        arena.end(site)
+        arena.start(site)
+    arena.finish()
+    assert set(arena.outcomes().values()) == {"finished"}
+    assert_exact(watcher, {member.name for member in arena.study.sites})
+
+
+def test_attempts_are_counted_and_the_study_ends_with_a_reason(arena: Arena, watcher: Watcher) -> None:
+    for site in ("site-2", "site-4"):
+        hearing(arena, site, deaf_from(Keyset))
+    coordinator: Any = arena.shells[COORDINATOR]
+    arena.until(lambda: coordinator.outcome is not None)
+    assert (coordinator.outcome.reason, watcher.opened) == ("aborted", {})
+    assert "given up 3 times" in coordinator.outcome.detail
 
 
 def signed(words: Any) -> Any:
