@@ -8,16 +8,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from fedsecure.config import Study, parse_study
 from fedsecure.egress import Gate
+from fedsecure.errors import GateRefused
 from fedsecure.learning.fedavg import average
 from fedsecure.node.averaging import Averaging
+from fedsecure.node.coordinator import step
 from fedsecure.node.coordinator_shell import CoordinatorShell
+from fedsecure.node.events import FrameIn, Refuse, SumStep
 from fedsecure.node.wiring import COORDINATOR
 from fedsecure.privacy.summing import grid_of
 from fedsecure.progress import Progress, Refused, Sent
-from fedsecure.types import Update
+from fedsecure.types import Flow, Update
+from protocols.messages import WeightUpdate
+from protocols.secagg.manifest import MANIFEST_LABEL, manifest_digest, sign_manifest
 from protocols.secagg.messages import (
     AgreedResult,
     Keyset,
@@ -186,6 +192,141 @@ def test_attempts_are_counted_and_the_study_ends_with_a_reason(arena: Arena, wat
     arena.until(lambda: coordinator.outcome is not None)
     assert (coordinator.outcome.reason, watcher.opened) == ("aborted", {})
     assert "given up 3 times" in coordinator.outcome.detail
+
+
+def everybody(arena: Arena) -> set[str]:
+    return {member.name for member in arena.study.sites}
+
+
+def test_a_coordinator_that_is_killed_in_every_step_goes_on_from_its_disk(lay_out: LayOut, watcher: Watcher) -> None:
+    """With the answers of all but one, who answers when it is asked again."""
+    arena = Arena(*lay_out(**{**SHORT, "security": TINY["security"]}))
+    arena.start(*arena.folders)
+    killed: list[str] = []
+    lost: set[type] = set()
+
+    def deaf_once(message: Any) -> Any:
+        first = type(message) not in lost
+        lost.add(type(message))
+        return None if first else message
+
+    def turned() -> bool:
+        running = arena.shells[COORDINATOR]._state.sum  # type: ignore[attr-defined]
+        if running is not None and running.step not in killed and running.waiting == {"site-4"}:
+            killed.append(running.step)
+            arena.end(COORDINATOR)
+            arena.start(COORDINATOR)
+        return all(arena.outcomes().values())
+
+    hearing(arena, "site-4", deaf_once)
+    arena.until(turned)
+    assert set(arena.outcomes().values()) == {"finished"}
+    assert killed == list(SumStep)
+    assert_exact(watcher, everybody(arena))
+    arena.close()
+
+
+@pytest.mark.parametrize("kind", STEPS[:-1], ids=lambda kind: kind.__name__)
+def test_a_site_that_is_killed_goes_on_from_what_it_sent_or_is_a_dropout(
+    arena: Arena, watcher: Watcher, kind: type
+) -> None:
+    heard: list[Any] = []
+
+    def note(message: Any) -> Any:
+        heard.append(message)
+        return message
+
+    hearing(arena, "site-3", note)
+    arena.until(lambda: any(isinstance(message, kind) for message in heard))
+    arena.end("site-3")
+    arena.start("site-3")
+    arena.finish()
+    assert set(arena.outcomes().values()) == {"finished"}
+    assert not arena.refused
+    masked = STEPS.index(kind) >= STEPS.index(RelayShares)
+    assert_exact(watcher, everybody(arena) if masked else everybody(arena) - {"site-3"})
+
+
+def test_a_veto_takes_a_vector_out_while_nobody_can_have_unmasked_it(arena: Arena, watcher: Watcher) -> None:
+    coordinator: Any = arena.shells[COORDINATOR]
+    hearing(arena, "site-5", deaf_from(Survivors))
+    arena.until(lambda: coordinator._state.sum is not None and coordinator._state.sum.step == "consistency-check")
+    arena.shells["site-2"].veto()
+    arena.until(lambda: arena.shells["site-2"].outcome is not None)
+    arena.end("site-5")
+    arena.start("site-5")
+    arena.finish()
+    assert arena.outcomes() == {name: "vetoed" if name == "site-2" else "finished" for name in arena.folders}
+    assert_exact(watcher, everybody(arena) - {"site-2"})
+
+
+def overlapping(message: Any, _: Any) -> Any:
+    if not isinstance(message, Survivors):
+        return message
+    return structs.replace(message, dropped=message.survivors[:1])
+
+
+def another_model(message: Any, coordinator: Any) -> Any:
+    if not isinstance(message, SecAggOpen):
+        return message
+    return sign_manifest(structs.replace(message.manifest, model=bytes(32)), coordinator._identity)
+
+
+def fewer_to_open(message: Any, coordinator: Any) -> Any:
+    if not isinstance(message, SecAggOpen):
+        return message
+    lowered = structs.replace(message.manifest, threshold=3, holders=3)
+    signature = coordinator._identity.sign(MANIFEST_LABEL, manifest_digest(lowered))
+    return SecAggOpen(lowered, signature)
+
+
+def substituted_key(message: Any, _: Any) -> Any:
+    if not isinstance(message, Keyset):
+        return message
+    first, *rest = message.advertisements
+    return structs.replace(message, advertisements=(structs.replace(first, mask=rest[0].mask), *rest))
+
+
+def forged_result(message: Any, _: Any) -> Any:
+    return structs.replace(message, result=bytes(32)) if isinstance(message, SumResult) else message
+
+
+@pytest.mark.parametrize(
+    ("twist", "rule", "in_the_sum"),
+    [
+        (overlapping, "nobody is among the survivors and among the dropped", True),
+        (another_model, "the manifest's model is what the site received", False),
+        (fewer_to_open, "a threshold is above half", False),
+        (substituted_key, "an advertisement has the digest", False),
+        (forged_result, "a result is signed by the coordinator", True),
+    ],
+)
+def test_what_a_site_refuses_is_logged_with_who_is_to_blame_and_it_is_in_the_next_sum(
+    lay_out: LayOut, watcher: Watcher, twist: Any, rule: str, in_the_sum: bool
+) -> None:
+    arena = Arena(*lay_out(**{**SHORT, "pretrain": {**SHORT["pretrain"], "rounds": 2}}))
+    arena.start(*arena.folders)
+    coordinator: Any = arena.shells[COORDINATOR]
+    hearing(arena, "site-1", lambda m: twist(m, coordinator) if coordinator._state.round == 0 else m)
+    arena.finish()
+    assert set(arena.outcomes().values()) == {"finished"}
+    assert {(name, event.peer) for name, event in arena.refused} == {("site-1", COORDINATOR)}
+    assert any(rule in event.rule for _, event in arena.refused)
+    assert_exact(watcher, everybody(arena) if in_the_sum else everybody(arena) - {"site-1"})
+    assert_exact(watcher, everybody(arena), (0, 1))
+    arena.close()
+
+
+def test_the_coordinator_takes_no_update_in_the_clear(arena: Arena) -> None:
+    site: Any = arena.shells["site-1"]
+    coordinator: Any = arena.shells[COORDINATOR]
+    arena.until(lambda: coordinator._state.phase == "open" and site._state.phase == "waiting")
+    with pytest.raises(GateRefused, match="no site's own may leave"):
+        site._gate.release(Update(Flow.WEIGHTS, {}), site._context(0, 0))
+    state = coordinator._state
+    in_the_clear = FrameIn("site-1", WeightUpdate(0, 0, state.model_digest, b""))
+    after, effects = step(arena.study, state, in_the_clear)
+    assert (after, [type(effect) for effect in effects]) == (state, [Refuse])
 
 
 def signed(words: Any) -> Any:
