@@ -36,6 +36,7 @@ from fedsecure.node.events import (
     SumDone,
     SumShort,
     SumStands,
+    SumStep,
     TakeForSum,
     TrainFailed,
 )
@@ -195,6 +196,8 @@ class CoordinatorShell(Shell):
             self._refused(error.peer, error.rule)
             if isinstance(effect, TakeForSum):
                 told = self._sum.stands()
+            elif isinstance(effect, OpenSum):  # what is on disk does not hold any more, as after a change of keys
+                self._events.append(SumShort(effect.attempt, SumStep.KEYS, error.rule))
             else:
                 self._events.append(TrainFailed(f"a secure sum cannot be opened: {error}"))
         if told is not None:

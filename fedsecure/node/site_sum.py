@@ -34,7 +34,6 @@ from protocols.secagg.messages import (
     Keyset,
     Manifest,
     RelayShares,
-    ResultAgreement,
     SecAggOpen,
     SumResult,
     Survivors,
@@ -44,7 +43,7 @@ from protocols.secagg.states import Advertised, Answered, Informed, Masked, Shar
 
 _ANSWERS: Final[dict[type, str]] = {
     SecAggOpen: "advertise-keys", Keyset: "share-keys", RelayShares: "masked-input", Survivors: "consistency-check",
-    UnmaskRequest: "unmask-shares",
+    UnmaskRequest: "unmask-shares", SumResult: "result-agreement",
 }  # fmt: skip
 
 
@@ -70,7 +69,6 @@ class SiteSum:
         self._missed: list[_Missed] = []
         self._opened: SecAggOpen | None = None  # the last one that came, and what was said of its sum
         self._said: SumResult | None = None
-        self._agreement: ResultAgreement | None = None
         self.follow(roster)
         self._state: Any = self._sums.restore(roster, name, self._floors)
 
@@ -139,7 +137,7 @@ class SiteSum:
         opened, ledger = client.open_sum(
             message, self._sums.ledger, expected=expected, floors=self._floors, roster=self._roster, me=self._name
         )
-        self._sums.begin(ledger)
+        self._sums.begin(ledger, message)
         self._state, answer = client.advertise_keys(opened, self._identity)
         self._answer("advertise-keys", answer)
 
@@ -184,12 +182,14 @@ class SiteSum:
         match message, self._state:
             case SumResult(), Answered() as state:
                 self._said = message
-                self._state, self._agreement = client.hear_result(state, message, self._identity)
-                self._send(self._agreement)
+                self._state, agreement = client.hear_result(state, message, self._identity)
+                self._sums.keep("result-agreement", agreement, self._sums.ledger, said=message)
+                self._send(agreement)
+            case SumResult(), Informed() as state if message.keyset == state.answered.keyset:
+                self._said = message
+                self._say_again(message)
             case SumResult(), _:
                 self._said = message
-                if isinstance(self._state, Informed) and self._state.answered.keyset == message.keyset:
-                    self._send(self._agreement)
             case AgreedResult(), Informed() as state if message.keyset == state.answered.keyset:
                 initial = self._first(state.answered.opened.cohort.manifest.stage)
                 self._sums.confirm(client.confirm_result(state, message, self._sums.ledger, initial))
@@ -227,9 +227,8 @@ class SiteSum:
         self._sums.keep(step, message, self._sums.ledger if ledger is None else ledger)
         self._send(message)
 
-    def _send(self, message: Message | None) -> None:
-        if message is not None:
-            self._gate.share(self._roster.coordinator, message, *self._place())
+    def _send(self, message: Message) -> None:
+        self._gate.share(self._roster.coordinator, message, *self._place())
 
     def _say_again(self, message: SumRequest) -> None:
         """What was answered to the same message; nothing where this site is out of the sum, or ahead of the message."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from protocols.secagg.messages import (
     UnmaskRequest,
 )
 from sim.arena import Arena
+from sim.errors import FederationFailed
 from sim.federation import federate, finished
 from sim.world import World, build
 
@@ -327,6 +330,48 @@ def test_the_coordinator_takes_no_update_in_the_clear(arena: Arena) -> None:
     in_the_clear = FrameIn("site-1", WeightUpdate(0, 0, state.model_digest, b""))
     after, effects = step(arena.study, state, in_the_clear)
     assert (after, [type(effect) for effect in effects]) == (state, [Refuse])
+
+
+@pytest.mark.slow
+def test_processes_over_curve_give_the_same_bytes_as_memory(lay_out: LayOut) -> None:
+    models = []
+    for transport in ("memory", "zmq"):
+        run, study = lay_out(transport)
+        events: list[tuple[str, Progress]] = []
+        federate(run, study, transport, lambda node, event, events=events: events.append((node, event)))
+        assert finished(run)
+        assert not [event for _, event in events if isinstance(event, Refused)]
+        models.append((run / COORDINATOR / "models/1-2.safetensors").read_bytes())
+    assert models[0] == models[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("node", "flow"),
+    [
+        *(("site-3", f) for f in ("AdvertiseKeys", "ShareKeys", "weights", "ConsistencyCheck", "UnmaskShares")),
+        *((COORDINATOR, f) for f in ("Keyset", "RelayShares", "Survivors", "UnmaskRequest", "SumResult")),
+    ],
+)
+def test_a_kill_of_a_process_in_a_step_and_a_resume_end_the_study(lay_out: LayOut, node: str, flow: str) -> None:
+    run, study = lay_out(**{**SHORT, "security": {**TINY["security"], "step_deadline_s": 10.0}})
+    killed: list[str] = []
+
+    def kill(name: str, event: Progress) -> None:
+        if not killed and name == node and isinstance(event, Sent) and event.flow == flow:
+            folder = str(run / COORDINATOR if node == COORDINATOR else run / "sites" / node).encode()
+            for process in Path("/proc").iterdir():
+                if process.name.isdigit():
+                    command = (process / "cmdline").read_bytes().split(b"\0")
+                    if folder in command and b"worker" not in command:
+                        os.kill(int(process.name), signal.SIGKILL)
+                        killed.append(flow)
+
+    with pytest.raises(FederationFailed, match="ended without a word"):
+        federate(run, study, "zmq", kill)
+    assert killed
+    federate(run, study, "zmq", lambda *_: None)
+    assert finished(run)
 
 
 def signed(words: Any) -> Any:
