@@ -90,7 +90,7 @@ def to_markdown(card: Card, model_id: str, kind: str, structures: tuple[str, ...
         "",
         f"- model: {model_id}, {kind}" + (f", fine-tuned from {card.parent}" if card.parent else ""),
         f"- structures: {', '.join(f'{i} {name}' for i, name in enumerate(structures, start=1))}",
-        f"- made with fedsecure {card.version}" + (f", commit {card.commit}" if card.commit else "") + f", {card.created}",
+        f"- made with fedsecure {card.version}, commit {card.commit or 'unknown'}, on {card.created}",
         "",
         "## Data and federation",
         "",

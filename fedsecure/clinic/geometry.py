@@ -20,7 +20,7 @@ from fedsecure.data.layout import Raw
 from fedsecure.data.nifti import axis_codes
 from fedsecure.data.volume import STORED, Seen
 from fedsecure.errors import DataError
-from fedsecure.types import FloatArray
+from fedsecure.types import FloatArray, LabelArray
 
 Order = tuple[int, int, int]
 _THICK = 1.5  # times the distance between slices: an in-plane edge as long was no in-plane edge when it was scanned
@@ -34,7 +34,7 @@ def standing(raw: Raw, settings: DataSettings, file: Path) -> tuple[Raw, Order]:
     Files may store the axes of one body in any order. Where slices were taken along another direction, putting them in
     order does not make axial slices of them: raises DataError. With "stored" orientation the order stays.
     """
-    order = _order(raw, settings)
+    order = order_of(raw, settings)
     if order == (0, 1, 2):
         return raw, order
     affine = raw.affine.copy()
@@ -50,9 +50,7 @@ def standing(raw: Raw, settings: DataSettings, file: Path) -> tuple[Raw, Order]:
     return turned, order
 
 
-def lying(labels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], order: Order) -> np.ndarray[
-    tuple[int, ...], np.dtype[np.uint8]
-]:
+def lying(labels: LabelArray, order: Order) -> LabelArray:
     """Inverse of the order of axes that `standing` gave."""
     return np.ascontiguousarray(labels.transpose(np.argsort(order)))
 
@@ -82,7 +80,8 @@ def on_stored_grid(probabilities: FloatArray, seen: Seen, raw: Raw, file: Path) 
         yield found
 
 
-def _order(raw: Raw, settings: DataSettings) -> Order:
+def order_of(raw: Raw, settings: DataSettings) -> Order:
+    """The stored axis that `standing` puts first, second and last."""
     if settings.orientation == STORED:
         return 0, 1, 2
     codes = axis_codes(raw.affine)

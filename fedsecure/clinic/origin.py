@@ -88,7 +88,7 @@ def _read(path: Path) -> Tensors:
     try:
         return unpack_model(path.read_bytes())
     except FileNotFoundError:
-        raise SettingsError("the run is not finished: the model to export is not there yet (--resume goes on)") from None
+        raise SettingsError("the run is not finished: its model is not there yet (--resume goes on)") from None
     except OSError as error:
         raise SettingsError(f"the run's model cannot be read: {error.strerror}") from None
     except Malformed as error:
@@ -165,8 +165,8 @@ def _scores(study: Study, results: Results, stage: Stage) -> tuple[tuple[Score, 
             values = list(sites.values())
             scores.append(
                 Score(structure=structure, dice=fmean(map(fmean, values)), patients=sum(map(len, values)),
-                      sites=len(sites))  # fmt: skip
-            )
+                      sites=len(sites))
+            )  # fmt: skip
     side = "held-out" if study.data.judged == "held-out" else "validation"
     return tuple(scores), (
         f"the mean over sites, on {side} patients of the sites that trained it, as a 3D overlap on the grid that the "
