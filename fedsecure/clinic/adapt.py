@@ -180,11 +180,12 @@ def _resume(segmenter: Segmenter, optimiser: torch.optim.Optimizer, generator: t
 
 def _scores(segmenter: Segmenter, held_out: Sequence[Subject], structures: tuple[str, ...]) -> tuple[Score, ...]:
     """Mean Dice over held-out patients, each the mean of its volumes; nothing of a structure that none has."""
-    rows = [
-        mean_of_counted(np.stack([dice(predict(segmenter, v), v.label, len(structures)) for v in volumes]))
-        for subject in held_out
-        if (volumes := [v for v in subject.volumes if v.label is not None])
-    ]
+    rows = []
+    for subject in held_out:
+        pairs = [(volume, volume.label) for volume in subject.volumes if volume.label is not None]
+        if pairs:
+            each = [dice(predict(segmenter, volume), label, len(structures)) for volume, label in pairs]
+            rows.append(mean_of_counted(np.stack(each)))
     scores = []
     for number, structure in enumerate(structures):
         counted = [float(row[number]) for row in rows if np.isfinite(row[number])]

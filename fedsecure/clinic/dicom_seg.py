@@ -18,6 +18,10 @@ from fedsecure.types import LabelArray
 
 _SCHEME = "99FEDSECURE"  # a private coding scheme: 99 says so (PS3.3 8.2)
 
+# (code, scheme, meaning) of PS3.16 CID 7162 and CID 7150
+_INTELLIGENCE = ("123110", "DCM", "Artificial Intelligence")
+_ANATOMY = ("91723000", "SCT", "Anatomical Structure")
+
 
 def require_highdicom() -> None:
     """Raises SettingsError, with what to install, if highdicom is missing."""
@@ -34,20 +38,19 @@ def seg_bytes(slices: Sequence[Path], labels: LabelArray, structures: Sequence[s
     """
     require_highdicom()
     import highdicom as hd
-    from pydicom.sr.codedict import codes
 
     found = [value for value in range(1, len(structures) + 1) if (labels == value).any()]
     if not found:
         raise DataError("no structure was found, and a segmentation object cannot be empty", slices[0].parent)
     algorithm = hd.AlgorithmIdentificationSequence(
-        name="fedsecure", version=version("fedsecure"), family=codes.DCM.ArtificialIntelligence,
+        name="fedsecure", version=version("fedsecure"), family=hd.sr.CodedConcept(*_INTELLIGENCE),
         parameters={"model": model_id},
     )  # fmt: skip
     segments = [
         hd.seg.SegmentDescription(
             segment_number=number,
             segment_label=structures[value - 1][:64],
-            segmented_property_category=codes.SCT.AnatomicalStructure,
+            segmented_property_category=hd.sr.CodedConcept(*_ANATOMY),
             segmented_property_type=hd.sr.CodedConcept(f"structure-{value}", _SCHEME, structures[value - 1][:64]),
             algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=algorithm,
@@ -79,7 +82,7 @@ def seg_bytes(slices: Sequence[Path], labels: LabelArray, structures: Sequence[s
     except (AttributeError, ValueError, TypeError, KeyError):
         raise DataError(
             "the series lacks attributes that a segmentation object must repeat (patient, study, frame of reference): "
-            "the labels in NIfTI are written without them, leave out --dicom-seg",
+            "the labels in NIfTI, which need none of them, are there",
             slices[0].parent,
         ) from None
     return buffer.getvalue()

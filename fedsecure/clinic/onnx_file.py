@@ -6,8 +6,9 @@ The file holds the network alone, slices in and logits out: what comes before an
 from __future__ import annotations
 
 import importlib.util
-import io
+import tempfile
 import warnings
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -39,15 +40,15 @@ def onnx_bytes(model: ReleasedModel) -> bytes:
 
     network = model.segmenter()
     size = model.manifest.data.size
-    buffer = io.BytesIO()
     slices = {0: "slices"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch announces its other exporter, which needs a compiler of its own
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory(prefix="fedsecure-onnx-") as folder:
+        warnings.simplefilter("ignore")  # torch announces its other exporter, which needs one more library
+        file = Path(folder) / "network.onnx"
         torch.onnx.export(
-            network, (torch.zeros(2, 1, size, size),), buffer, dynamo=False, opset_version=OPSET,
+            network, (torch.zeros(2, 1, size, size),), file, dynamo=False, opset_version=OPSET,
             input_names=["image"], output_names=["logits"], dynamic_axes={"image": slices, "logits": slices},
         )  # fmt: skip
-    graph = onnx.load_model_from_string(buffer.getvalue())
+        graph = onnx.load_model_from_string(file.read_bytes())
     onnx.helper.set_model_props(
         graph,
         {

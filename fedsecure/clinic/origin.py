@@ -53,8 +53,7 @@ def from_run(run: Path, name: str | None, modality: Modality | None, encoder: bo
     else:
         tensors, stage = found
     card = _card(run, study, results, stage, name, modality)
-    kind = "encoder" if stage is None else "segmenter"
-    return released(kind, tensors, study.data, study.model, study.finetune, study.seed, card)
+    return released("encoder" if stage is None else "segmenter", tensors, study.data, study.model, study.finetune, study.seed, card)
 
 
 def _study(run: Path, coordinator: Path) -> Study:
