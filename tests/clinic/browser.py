@@ -86,10 +86,10 @@ def browse(profile: Path) -> Iterator[Page]:
     assert PROGRAM is not None
     to_read, to_write = os.pipe()
     back_read, back_write = os.pipe()
-    command = [
-        "bash", "-c", 'exec 3<&"$0" 4>&"$1"; shift; exec "$@"', str(to_read), str(back_write), PROGRAM, "--headless", "--no-sandbox",
-        "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank",
-    ]  # fmt: skip
+    # The browser wants the pipe as its descriptors 3 and 4.
+    shell = ["bash", "-c", 'exec 3<&"$0" 4>&"$1"; shift; exec "$@"', str(to_read), str(back_write)]
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-pipe"]
+    command = [*shell, PROGRAM, *options, f"--user-data-dir={profile}", "about:blank"]
     with subprocess.Popen(command, pass_fds=(to_read, back_write), stderr=subprocess.DEVNULL) as running:
         os.close(to_read)
         os.close(back_write)

@@ -39,7 +39,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("view") / "page.html"
     # Stored with its axes in another order: the page must turn them.
     raws, labels = frames()
-    order, flip = (2, 0, 1), np.array([[0, 0, -1.0, 0], [0, 1, 0, 0]])
+    order = (2, 0, 1)
     turned = []
     for raw in raws:
         affine = raw.affine.copy()
@@ -48,7 +48,6 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         affine[:, 3] += affine[:, 1] * (voxels.shape[1] - 1)
         affine[:, 1] *= -1
         turned.append(Raw(np.ascontiguousarray(voxels), affine))
-    assert flip.size
     drawn = [np.ascontiguousarray(label.transpose(order)[:, ::-1]) for label in labels]
     write_page(path, turned, drawn, ("lump", HOSTILE), "toy", "0" * 64)
     return path
@@ -107,9 +106,12 @@ def test_pixels_lie_where_a_radiologist_expects_them(page: Page) -> None:
     page.press("Home")
     page.press("ArrowUp")
     painted = page.value(
-        """(() => { const c = document.getElementById('slice'), d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+        """(() => {
+        const c = document.getElementById('slice');
+        const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
         let x = 0, y = 0, n = 0;
-        for (let i = 0; i < d.length; i += 4) if (d[i] > d[i + 2] + 40) { n++; x += (i / 4) % c.width; y += Math.floor(i / 4 / c.width); }
+        for (let i = 0; i < d.length; i += 4)
+          if (d[i] > d[i + 2] + 40) { n++; x += (i / 4) % c.width; y += Math.floor(i / 4 / c.width); }
         return [x / n / c.width, y / n / c.height]; })()"""
     )
     # Voxels 16..21 of 24 towards R, 12..15 of 20 towards A
