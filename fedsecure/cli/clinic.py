@@ -27,7 +27,7 @@ class Unit(StrEnum):
 
 ModelFolder = Annotated[Path, typer.Argument(metavar="MODEL", help="A folder that `export` or `finetune` wrote.")]
 Device = Annotated[str, typer.Option(help="torch's name of where the network runs: cpu, cuda, ...")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads. Default: torch's own choice.")]
+Threads = Annotated[int, typer.Option(min=1, help="Processor threads. Slices are small: more rarely help.")]
 
 
 def export(
@@ -83,7 +83,7 @@ def predict(
     view: Annotated[bool, typer.Option("--view", help="Also a page to look at each, in any browser, offline.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace labels that are in OUT already.")] = False,
     device: Device = "cpu",
-    threads: Threads = None,
+    threads: Threads = 1,
 ) -> None:
     """Draw the model's structures on volumes of your own, on their own grids. Nothing leaves this machine."""
     from fedsecure.clinic.predict import Wanted, check
@@ -114,7 +114,7 @@ def evaluate(
     unit: Annotated[Unit, typer.Option(help="Of distances: voxels where headers' spacing is nominal.")] = Unit.MM,
     tolerance: Annotated[float, typer.Option(min=0, help="Of surface Dice, in that unit.")] = 2.0,
     device: Device = "cpu",
-    threads: Threads = None,
+    threads: Threads = 1,
 ) -> None:
     """Dice, surface distances and calibration on labelled volumes of your own: by structure, patient and site."""
     from fedsecure.clinic.evaluation import MEASURES, mean, write
@@ -164,7 +164,7 @@ def finetune(
     on_error: Annotated[str, typer.Option(help="A bad file: stop, or exclude it.")] = "stop",
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a stopped call with this --out was.")] = False,
     device: Device = "cpu",
-    threads: Threads = None,
+    threads: Threads = 1,
 ) -> None:
     """Train the model on with labelled volumes of your own, on this machine alone."""
     from fedsecure.clinic.adapt import Asked
@@ -203,13 +203,12 @@ def finetune(
     typer.echo("It holds what it learnt from them, without any privacy guarantee. It stays here unless you hand it on.")
 
 
-def _open(folder: Path, threads: int | None) -> ReleasedModel:
+def _open(folder: Path, threads: int) -> ReleasedModel:
     import torch
 
     from fedsecure.clinic.released import open_model
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads)
     return open_model(folder)
 
 

@@ -7,6 +7,7 @@ the stored grid, in millimetres, or in voxels where headers are nominal.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -45,18 +46,23 @@ def measure(prediction: LabelArray, label: LabelArray, structures: int, spacing:
             seen = bool(one.any() or other.any())
             rows.append(Measured(float(dice) if seen else None, None, None, 0.0 if seen else None))
             continue
-        step = tuple(spacing)
-        rows.append(
-            Measured(
-                float(dice),
-                float(compute_hausdorff_distance(one, other, include_background=True, percentile=95, spacing=step)),
-                float(compute_average_surface_distance(
-                    one, other, include_background=True, symmetric=True, spacing=step
-                )),
-                float(compute_surface_dice(one, other, [tolerance], include_background=True, spacing=step)),
-            )
-        )  # fmt: skip
+        rows.append(Measured(float(dice), *_surfaces(one, other, tuple(spacing), tolerance)))
     return tuple(rows)
+
+
+def _surfaces(
+    one: torch.Tensor, other: torch.Tensor, spacing: tuple[float, ...], tolerance: float
+) -> tuple[float, float, float]:
+    """Hausdorff 95 %, average symmetric surface distance and surface Dice of two structures [1, 1, X, Y, Z]."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # MONAI warns of an argument that it passes to itself
+        return (
+            float(compute_hausdorff_distance(one, other, include_background=True, percentile=95, spacing=spacing)),
+            float(
+                compute_average_surface_distance(one, other, include_background=True, symmetric=True, spacing=spacing)
+            ),
+            float(compute_surface_dice(one, other, [tolerance], include_background=True, spacing=spacing)),
+        )
 
 
 class Bin(msgspec.Struct, frozen=True):

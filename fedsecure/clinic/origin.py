@@ -53,7 +53,8 @@ def from_run(run: Path, name: str | None, modality: Modality | None, encoder: bo
     else:
         tensors, stage = found
     card = _card(run, study, results, stage, name, modality)
-    return released("encoder" if stage is None else "segmenter", tensors, study.data, study.model, study.finetune, study.seed, card)
+    settings = (study.data, study.model, study.finetune, study.seed)
+    return released("encoder" if stage is None else "segmenter", tensors, *settings, card)
 
 
 def _study(run: Path, coordinator: Path) -> Study:
@@ -104,7 +105,7 @@ def _card(run: Path, study: Study, results: Results | None, stage: Stage | None,
     return Card(
         name=name or f"{study.name}, {study.framework}",
         modality=known,
-        data=_KINDS.get(kind, UNKNOWN_DATA),
+        data=_data(results),
         study=study.name,
         study_digest=study.digest().hex(),
         framework=study.framework,
@@ -121,6 +122,13 @@ def _card(run: Path, study: Study, results: Results | None, stage: Stage | None,
         commit=commit(),
         created=datetime.now(UTC).date().isoformat(),
     )
+
+
+def _data(results: Results | None) -> str:
+    if results is None:
+        return UNKNOWN_DATA
+    dealt = ", at sites that one machine played" if results.simulation_only else ""
+    return _KINDS[results.world.kind] + dealt
 
 
 def _training(study: Study, stage: Stage | None) -> str:
