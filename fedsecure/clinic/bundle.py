@@ -14,6 +14,9 @@ from __future__ import annotations
 import logging
 import re
 import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -142,7 +145,7 @@ def _preprocessing(data: DataSettings) -> list[dict[str, Any]]:
         return {"_target_": name, "keys": "image", **settings}
 
     steps = [
-        step("LoadImaged"),
+        step("LoadImaged", reader="NibabelReader"),
         step("EnsureChannelFirstd", channel_dim="no_channel"),
         step("CopyItemsd", times=1, names="stored"),
     ]
@@ -213,11 +216,24 @@ def _unlike(segmenting: Segmenting, folder: Path) -> float:
         parser = ConfigParser()
         parser.read_config(folder / "configs/inference.json")
         parser["bundle_root"] = str(folder)
-        logging.getLogger("monai").setLevel(logging.WARNING)
-        with torch.inference_mode():
+        with _quiet(), torch.inference_mode():
             theirs = np.asarray(parser.get_parsed_content("segment")(str(file)))[0]
         ours = segmenting.labels(NiftiReader().read(file, None), file)
     return float((theirs != ours).mean())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """MONAI tells of every optional reader that is not installed."""
+    logger = logging.getLogger("monai")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
 
 
 def _json(value: dict[str, Any]) -> bytes:
