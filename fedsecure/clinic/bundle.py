@@ -5,8 +5,9 @@
     models/model.safetensors  weights under MONAI's names; no pickle
     docs/README.md            the model card
 
-`python -m monai.bundle run --config_file configs/inference.json --bundle_root . --images "['a.nii.gz']"`. A bundle's
-configuration is code to whoever runs it; fedsecure runs only what it has just written itself.
+`monai.bundle.run(config_file="configs/inference.json", bundle_root=".", images=["a.nii.gz"])` writes labels to eval/;
+`python -m monai.bundle run` with these options does, too, where the library fire is installed. A bundle's configuration
+is code to whoever runs it; fedsecure runs only what it has just written itself.
 """
 
 from __future__ import annotations
