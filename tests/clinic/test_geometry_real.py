@@ -18,7 +18,7 @@ from fedsecure.learning.evaluate import dice
     ("source", "name", "settings", "least"),
     [
         ("acdc", "acdc", {"crop": 160, "size": 128}, 0.93),
-        ("acdc", "acdc", {"spacing_mm": (1.4, 1.4), "crop": 128, "size": 128}, 0.93),
+        ("acdc", "acdc", {"spacing_mm": (1.4, 1.4), "crop": 128, "size": 128}, 0.88),
         ("msd", "hippocampus", {"size": 64, "structures": ("anterior", "posterior")}, 0.97),
     ],
 )
