@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ParamSpec
 
 import typer
 
@@ -25,11 +26,30 @@ class Unit(StrEnum):
     VOXELS = "voxels"
 
 
+P = ParamSpec("P")
+
+
+def _plainly(command: Callable[P, None]) -> Callable[P, None]:
+    """What a disk says (full, not allowed, no such folder) is a line on the terminal, without the path."""
+
+    @wraps(command)
+    def run(*arguments: P.args, **options: P.kwargs) -> None:
+        from fedsecure.errors import SettingsError
+
+        try:
+            command(*arguments, **options)
+        except OSError as error:
+            raise SettingsError(f"a file or folder cannot be read or written: {error.strerror}") from None
+
+    return run
+
+
 ModelFolder = Annotated[Path, typer.Argument(metavar="MODEL", help="A folder that `export` or `finetune` wrote.")]
 Device = Annotated[str, typer.Option(help="torch's name of where the network runs: cpu, cuda, ...")]
 Threads = Annotated[int, typer.Option(min=1, help="Processor threads. Slices are small: more rarely help.")]
 
 
+@_plainly
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, a coordinator's folder, or a model.")],
     out: Annotated[Path, typer.Option(help="A new folder.")],
@@ -74,6 +94,7 @@ def export(
     typer.echo(f"card: {out / 'card.md'}")
 
 
+@_plainly
 def predict(
     model: ModelFolder,
     given: Annotated[str, typer.Argument(metavar="IN", help="NIfTI file, folder of them, or folder of DICOM series.")],
@@ -107,6 +128,7 @@ def predict(
         raise typer.Exit(1)
 
 
+@_plainly
 def evaluate(
     model: ModelFolder,
     data: Annotated[list[str], typer.Option(metavar="[SITE=]KIND:PATH", help="Labelled volumes; once for each site.")],
@@ -151,6 +173,7 @@ def evaluate(
         raise typer.Exit(1)
 
 
+@_plainly
 def finetune(
     model: ModelFolder,
     data: Annotated[str, typer.Option(metavar="KIND:PATH", help="Labelled volumes of your own.")],

@@ -28,6 +28,7 @@ from fedsecure.types import LabelArray
 
 RECORD: Final = "predictions.json"
 _COLDEST_MR: Final = -200.0  # below, values are Hounsfield units: no magnitude image has them
+_KNOWN: Final = frozenset({"MR", "CT", "PT", "NM", "US", "XA", "CR", "DX", "MG", "RF"})  # PS3.3 C.7.3.1.1.1
 _AIR: Final = -300.0  # Hounsfield; a CT volume that reaches out of the body has it
 
 
@@ -138,20 +139,18 @@ def check_modality(modality: Modality, raw: Raw, slices: Sequence[Path], told: M
 
         found = read_modality(slices)
         if found is not None and found != modality:
-            raise DataError(f"the series is {found[:16]!a}, and the model was trained on {modality}", file)
+            named = found if found in _KNOWN else "of another modality"
+            raise DataError(f"the series is {named}, and the model was trained on {modality}", file)
     if told is not None or slices:
         return
     coldest = float(raw.voxels.min())
     if modality == "MR" and coldest < _COLDEST_MR:
         raise DataError(
-            f"values go down to {coldest:g}, as in CT; the model was trained on MR: if this is MR, say --modality MR",
-            file,
+            "values go far below zero, as in CT; the model was trained on MR: if this is MR, say --modality MR", file
         )
     if modality == "CT" and coldest > _AIR:
         raise DataError(
-            f"no value is below {coldest:g}, and in CT air is at -1000; the model was trained on CT: if this is CT, "
-            "say --modality CT",
-            file,
+            "no value is as low as air has in CT; the model was trained on CT: if this is CT, say --modality CT", file
         )
 
 

@@ -28,8 +28,6 @@ from fedsecure.types import Cohort, Flow, Subject, Tensors, Update
 
 WARM_UP = 0.1  # share of the steps
 FIRST, LAST = 1 / 25, 1e-4 / 25  # learning rate at both ends, as a share of the highest
-# Dice over the batch: most slices lack some structure, and the Dice of an absent one says nothing of the others.
-_LOSS = DiceCELoss(softmax=True, include_background=False, batch=True)
 
 
 def initial(study: Study, init: Init, encoder: Tensors | None) -> Tensors:
@@ -101,41 +99,26 @@ def tune(
     if not (subjects and steps):
         return
     settings, stage = job.study.finetune, job.stage
+    device = next(segmenter.parameters()).device
     slices = Slices.of(subjects)
     labels = ("finetune", job.site, str(stage.kind), stage.labelled, job.round)
     generator = torch.Generator().manual_seed(derive_seed(job.study.seed, *labels))
-    optimiser = optimiser_of(segmenter, settings)
+    optimiser = torch.optim.AdamW(segmenter.parameters(), weight_decay=settings.weight_decay, fused=True)
+    # Dice over the batch: most slices lack some structure, and the Dice of an absent one says nothing of the others.
+    loss_of = DiceCELoss(softmax=True, include_background=False, batch=True)
     segmenter.train()
     for step in steps:
-        count(train_step(segmenter, optimiser, slices, generator, settings, step))
-
-
-def optimiser_of(segmenter: Segmenter, settings: FinetuneSettings) -> torch.optim.AdamW:
-    """With fresh moments. Its rate is set by each step."""
-    return torch.optim.AdamW(segmenter.parameters(), weight_decay=settings.weight_decay, fused=True)
-
-
-def train_step(
-    segmenter: Segmenter,
-    optimiser: torch.optim.Optimizer,
-    slices: Slices,
-    generator: torch.Generator,
-    settings: FinetuneSettings,
-    step: int,
-) -> float:
-    """One step of the cycle on a batch drawn with `generator`; returns its loss."""
-    device = next(segmenter.parameters()).device
-    image, label = slices.draw(settings.batch, generator)
-    image, label = augment(image.to(device), label.to(device), generator)
-    for group in optimiser.param_groups:
-        group["lr"] = learning_rate(settings, step)
-    optimiser.zero_grad()
-    logits = segmenter(image)
-    # One-hot rather than indices: cross-entropy over indices has no deterministic kernel on CUDA.
-    loss = _LOSS(logits, F.one_hot(label.long(), logits.shape[1]).movedim(-1, 1).float())
-    loss.backward()
-    optimiser.step()
-    return float(loss.detach())
+        image, label = slices.draw(settings.batch, generator)
+        image, label = augment(image.to(device), label.to(device), generator)
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(settings, step)
+        optimiser.zero_grad()
+        logits = segmenter(image)
+        # One-hot rather than indices: cross-entropy over indices has no deterministic kernel on CUDA.
+        loss = loss_of(logits, F.one_hot(label.long(), logits.shape[1]).movedim(-1, 1).float())
+        loss.backward()
+        optimiser.step()
+        count(float(loss.detach()))
 
 
 class _Counter:

@@ -71,6 +71,14 @@ def test_predict_says_of_each_what_it_drew_and_ends_in_1_where_one_failed(place:
     assert "--overwrite" in str(again.exception)
 
 
+def test_a_place_that_cannot_be_written_is_told_in_a_line(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    found = call("predict", str(place / "m"), str(place / "new"), str(tmp_path / "file/out"))
+    assert isinstance(found.exception, SettingsError)
+    assert "Not a directory" in str(found.exception)
+    assert str(tmp_path) not in str(found.exception)
+
+
 def test_evaluate_writes_a_report_and_names_sites(place: Path, tmp_path: Path) -> None:
     source = f"folder:{place / 'new'}"
     done = call(

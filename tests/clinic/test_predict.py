@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import traceback
 from pathlib import Path
@@ -18,6 +19,7 @@ from fedsecure.clinic.volumes import items
 from fedsecure.data.nifti import NiftiReader, write
 from fedsecure.errors import DataError, SettingsError
 
+from .conftest import toy
 from .series import SPACING, write_series
 
 
@@ -126,11 +128,14 @@ def test_a_segmentation_object_refers_to_its_series_and_holds_the_same_labels(
     np.testing.assert_array_equal(flipped, drawn)
 
 
-def test_a_series_of_another_modality_is_refused(model: ReleasedModel, tmp_path: Path) -> None:
-    write_series(tmp_path / "in", volume(), Modality="CT")
+@pytest.mark.parametrize(("modality", "said"), [("CT", "CT"), ("DOE JANE", "of another modality")])
+def test_a_series_of_another_modality_is_refused(
+    model: ReleasedModel, tmp_path: Path, modality: str, said: str
+) -> None:
+    write_series(tmp_path / "in", volume(), Modality=modality)
     (outcome,) = run(model, tmp_path / "in", tmp_path / "out")
     assert isinstance(outcome.error, DataError)
-    assert "'CT'" in outcome.error.reason
+    assert outcome.error.reason == f"the series is {said}, and the model was trained on MR"
     assert not (tmp_path / "out").exists()
 
 
@@ -145,6 +150,19 @@ def test_values_of_another_modality_are_refused_unless_their_owner_says_what_the
     assert told.error is None
     with pytest.raises(SettingsError, match="trained on MR"):
         run(model, tmp_path / "in.nii.gz", tmp_path / "other", Wanted(modality="CT"))
+
+
+def test_ct_needs_values_of_air_unless_its_owner_says_that_it_is_ct(tmp_path: Path) -> None:
+    base = toy()
+    card = base.manifest.card.model_copy(update={"modality": "CT"})
+    model = dataclasses.replace(base, manifest=base.manifest.model_copy(update={"card": card}))
+    write(tmp_path / "in.nii.gz", volume(), np.diag([1.4, 1.1, 6.0, 1.0]))
+    write(tmp_path / "air.nii.gz", volume() - 1000, np.diag([1.4, 1.1, 6.0, 1.0]))
+    (refused,) = run(model, tmp_path / "in.nii.gz", tmp_path / "out")
+    assert "--modality CT" in str(refused.error)
+    (air,) = run(model, tmp_path / "air.nii.gz", tmp_path / "out")
+    (told,) = run(model, tmp_path / "in.nii.gz", tmp_path / "out", Wanted(modality="CT"))
+    assert air.error is told.error is None
 
 
 def test_a_bad_file_does_not_stop_the_others_and_no_text_names_it(model: ReleasedModel, tmp_path: Path) -> None:
