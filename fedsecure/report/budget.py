@@ -1,15 +1,12 @@
 """What a run has cost its patients: read from its sites' folders, for a privacy officer, as one page and as JSON.
 
-Where a site has a ledger, its events count; where it has none, what it sent does, and was sent without noise. Fields
-are those of the reporting items of arXiv 2303.00654 and the questions of NIST SP 800-226, level by level.
+What each site has spent is in `spending`. Fields are those of the reporting items of arXiv 2303.00654 and the questions
+of NIST SP 800-226, level by level.
 """
 
 from __future__ import annotations
 
 import math
-import sqlite3
-from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,43 +16,16 @@ import msgspec
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fedsecure.config import Study, load
-from fedsecure.egress import NON_PRIVATE, REPEAT
 from fedsecure.errors import SettingsError
 from fedsecure.files import write_atomic
 from fedsecure.privacy import gdp
-from fedsecure.privacy.accountant import Spent, spent
-from fedsecure.privacy.events import ADJACENCY, UNIT, DiscreteGaussian, Event, Gaussian, NonPrivate
-from fedsecure.privacy.ledger import open_ledger
+from fedsecure.privacy.events import ADJACENCY, UNIT
 from fedsecure.privacy.mechanism import statement
-from fedsecure.privacy.planning import releases
 from fedsecure.report.provenance import commit
 from fedsecure.report.questions import LIMITS, Answer, questions, trust
+from fedsecure.report.spending import SiteBudget, spending
 
-LEDGER: Final = "ledger.db"
-
-
-@dataclass(frozen=True, slots=True)
-class FlowLine:
-    """One flow of a site. alone: its epsilon if nothing else had left; without: what all others cost without it."""
-
-    flow: str
-    releases: int
-    planned: int
-    alone: float
-    without: float
-
-
-@dataclass(frozen=True, slots=True)
-class SiteBudget:
-    """`cap` and `left` are None without a cap; `head` is the ledger's, empty without one."""
-
-    site: str
-    spent: Spent
-    flows: tuple[FlowLine, ...]
-    cap: float | None
-    left: float | None
-    withdrawals: int
-    head: str
+NOTHING: Final = "Nothing was released: by record and ledger no site has sent anything computed from its volumes."
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +61,18 @@ class BudgetReport:
 
 
 def read(run: Path) -> BudgetReport:
-    """Raises SettingsError for a folder that is no run, GateRefused for a ledger that is not whole."""
+    """Raises SettingsError for a folder that is no run and where a site's budget is unknown, GateRefused for a ledger
+    that is not whole."""
     folders = sorted(path.parent for path in run.glob("sites/*/study.json"))
     if not folders:
         raise SettingsError("no run with sites in it: name the folder of one framework's run (it holds sites/)")
     study = load(Study, (folders[0] / "study.json").read_bytes())
     patients = sum(member.weight for member in study.sites)
     delta = study.privacy.delta or min(1e-6, 1 / (100 * patients))
-    sites = tuple(_site(folder, study, delta) for folder in folders)
+    sites = tuple(spending(folder, study, delta) for folder in folders)
     worst = max(sites, key=lambda site: site.spent.epsilon)
     flows = sorted({line.flow for site in sites for line in site.flows})
-    claim = statement(worst.spent, ", ".join(flows))
+    claim = statement(worst.spent, ", ".join(flows)) if flows else NOTHING
     return BudgetReport(
         study=study.name,
         study_digest=study.digest().hex(),
@@ -159,45 +130,6 @@ def number(value: float | None) -> str:
     if value is None:
         return "not measured"
     return "infinite" if math.isinf(value) else f"{value:.3g}"
-
-
-def _site(folder: Path, study: Study, delta: float) -> SiteBudget:
-    cap, withdrawals, head = None, 0, ""
-    if (folder / LEDGER).is_file():
-        with open_ledger(folder / LEDGER) as ledger:
-            name = study.digest().hex()
-            events = ledger.events(name)
-            withdrawals, head = ledger.withdrawals(name), ledger.head.digest.hex()
-            caps = [opened.cap for opened in ledger.studies() if opened.study == name and opened.cap]
-            cap = caps[0].epsilon if caps else None
-    else:
-        events = _sent(folder / "node.db")
-    total = spent(events, delta)
-    left = None if cap is None else max(0.0, cap - total.epsilon)
-    return SiteBudget(folder.name, total, _flows(study, events, delta), cap, left, withdrawals, head)
-
-
-def _sent(database: Path) -> tuple[Event, ...]:
-    """What a site without a ledger released. Raises SettingsError for an event that is none of this version's."""
-    if not database.is_file():
-        return ()
-    query = "SELECT flow, event, count(*) FROM sent WHERE kind = 'release' AND event != ? GROUP BY flow, event"
-    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as db:
-        rows = db.execute(query, (REPEAT,)).fetchall()
-    if any(event != NON_PRIVATE for _, event, _ in rows):
-        raise SettingsError("a site released something with a privacy event, and has no ledger: its budget is unknown")
-    return tuple(NonPrivate(flow=flow, count=count, reason="released without noise") for flow, _, count in rows)
-
-
-def _flows(study: Study, events: Sequence[Event], delta: float) -> tuple[FlowLine, ...]:
-    planned, lines = releases(study), []
-    for flow in sorted({event.flow for event in events}):
-        own = [event for event in events if event.flow == flow]
-        others = [event for event in events if event.flow != flow]
-        count = sum(event.count for event in own if isinstance(event, Gaussian | DiscreteGaussian | NonPrivate))
-        alone, without = (spent(part, delta, reference=False).epsilon for part in (own, others))
-        lines.append(FlowLine(flow, count, planned[flow], alone, without))
-    return tuple(lines)
 
 
 def _noise(study: Study) -> str:
