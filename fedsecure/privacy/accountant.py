@@ -45,6 +45,8 @@ class UnknownEvent(ValueError):
 class Spent:
     """What a list of events cost a patient. `epsilon` is the number that holds; the others are beside it.
 
+    shares: it holds against whoever sees sums alone in which at least so many honest sites' noise is, U_min - c; None
+    where each release has all its noise, which hides it from anybody. `events.read_alone` is for who sees more.
     delta = delta_dp + delta_sampler + delta_graph. `pld` is a reference only where `discrete`: it takes the noise for
     continuous. `closed` is None where something was sampled. `infinite` names the flows that have no guarantee.
     """
@@ -60,6 +62,7 @@ class Spent:
     closed: float | None
     mu: float | None
     discrete: bool
+    shares: int | None
     infinite: tuple[str, ...]
 
 
@@ -115,6 +118,7 @@ def spent(events: Sequence[Event], delta: float, *, reference: bool | None = Tru
         closed=closed,
         mu=mu,
         discrete=discrete,
+        shares=min((event.shares for event in noisy if isinstance(event, DiscreteGaussian)), default=None),
         infinite=infinite,
     )
 

@@ -104,14 +104,26 @@ class Mechanism:
         return Privatised(bounded.values + drawn, NonPrivate(flow=self.event.flow, reason="noise from a recorded tape"))
 
 
-def statement(spent: Spent, flows: str) -> str:
-    """One sentence that says what holds, or that nothing does."""
+def statement(spent: Spent, alone: Spent, flows: str) -> str:
+    """What holds and against whom, or that nothing does.
+
+    spent: against whoever sees sums over sites alone; alone: of the same events `read_alone`, against the coordinator
+    as long as it reads each site's release unmasked. One sentence where both are the same.
+    """
     if spent.infinite:
         return f"No guarantee (epsilon is infinite): {'; '.join(spent.infinite)}."
-    return (
-        "Whether any one patient, with all volumes, frames, slices and views, took part changes what anybody can "
+    who = "anybody" if spent.shares in (None, 1) else "whoever sees nothing but sums over sites"
+    said = (
+        f"Whether any one patient, with all volumes, frames, slices and views, took part changes what {who} can "
         f"learn from {flows} by at most epsilon = {spent.epsilon:.3g} at delta = {spent.delta:.1e} "
         f"(zero-out of one patient; {spent.accountant})."
+    )
+    if spent.shares in (None, 1):
+        return said
+    holds = "nothing is bounded" if alone.infinite else f"it is epsilon = {alone.epsilon:.3g}"
+    return (
+        f"{said} It rests on the noise of U_min - c = {spent.shares} honest sites in each sum. For whoever reads "
+        f"releases one by one, as the coordinator does without secure aggregation, {holds}."
     )
 
 

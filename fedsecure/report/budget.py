@@ -38,10 +38,11 @@ class BudgetReport:
     unit: str
     adjacency: str
     design_target: float | None
-    accounted: float
+    accounted: float  # against whoever sees sums over sites alone
+    against_coordinator: float  # who reads each site's release, as there is no secure aggregation
     audited_lower_bound: float | None  # None: no audit of this run
     delta: float
-    meaning: gdp.Meaning
+    meaning: gdp.Meaning  # of the coordinator's epsilon
     accountant: str
     second_value: float
     sites: tuple[SiteBudget, ...]
@@ -70,9 +71,10 @@ def read(run: Path) -> BudgetReport:
     patients = sum(member.weight for member in study.sites)
     delta = study.privacy.delta or min(1e-6, 1 / (100 * patients))
     sites = tuple(spending(folder, study, delta) for folder in folders)
-    worst = max(sites, key=lambda site: site.spent.epsilon)
+    worst = max((site.spent for site in sites), key=lambda cost: cost.epsilon)
+    alone = max((site.alone for site in sites), key=lambda cost: cost.epsilon)
     flows = sorted({line.flow for site in sites for line in site.flows})
-    claim = statement(worst.spent, ", ".join(flows)) if flows else NOTHING
+    claim = statement(worst, alone, ", ".join(flows)) if flows else NOTHING
     return BudgetReport(
         study=study.name,
         study_digest=study.digest().hex(),
@@ -80,12 +82,13 @@ def read(run: Path) -> BudgetReport:
         unit=f"{UNIT}: all volumes, frames, slices and views of one",
         adjacency=f"{ADJACENCY}: the neighbour's patient contributes nothing; cohort sizes are constants of the study",
         design_target=study.privacy.epsilon,
-        accounted=worst.spent.epsilon,
+        accounted=worst.epsilon,
+        against_coordinator=alone.epsilon,
         audited_lower_bound=None,
         delta=delta,
-        meaning=gdp.meaning(gdp.mu_of(worst.spent.epsilon, delta) if worst.spent.epsilon > 0 else 0.0),
-        accountant=worst.spent.accountant,
-        second_value=worst.spent.rdp,
+        meaning=gdp.meaning(gdp.mu_of(alone.epsilon, delta) if alone.epsilon > 0 else 0.0),
+        accountant=worst.accountant,
+        second_value=worst.rdp,
         sites=sites,
         released=tuple(flows),
         noise=_noise(study),

@@ -20,7 +20,7 @@ from fedsecure.config import Study
 from fedsecure.egress import NON_PRIVATE, REPEAT
 from fedsecure.errors import SettingsError
 from fedsecure.privacy.accountant import Spent, spent
-from fedsecure.privacy.events import DiscreteGaussian, Event, Gaussian, NonPrivate
+from fedsecure.privacy.events import DiscreteGaussian, Event, Gaussian, NonPrivate, read_alone
 from fedsecure.privacy.ledger import Charged, open_ledger
 from fedsecure.privacy.planning import releases
 
@@ -41,10 +41,12 @@ class FlowLine:
 
 @dataclass(frozen=True, slots=True)
 class SiteBudget:
-    """`cap` and `left` are None without a cap; `head` is the ledger's, empty without one."""
+    """spent: against whoever sees sums over sites alone; alone: against whoever reads releases one by one.
+    `cap` and `left` are None without a cap; `head` is the ledger's, empty without one."""
 
     site: str
     spent: Spent
+    alone: Spent
     flows: tuple[FlowLine, ...]
     cap: float | None
     left: float | None
@@ -68,9 +70,9 @@ def spending(folder: Path, study: Study, delta: float) -> SiteBudget:
     charged, cap, withdrawals, head = _charged(folder / LEDGER, study.digest().hex())
     bare = _unaccounted(_released(folder), charged, folder.name)
     events = (*(event for entry in charged for event in entry.events), *bare)
-    total = spent(events, delta)
+    total, alone = spent(events, delta), spent(read_alone(events), delta, reference=False)
     left = None if cap is None else max(0.0, cap - total.epsilon)
-    return SiteBudget(folder.name, total, _flows(study, events, delta), cap, left, withdrawals, head)
+    return SiteBudget(folder.name, total, alone, _flows(study, events, delta), cap, left, withdrawals, head)
 
 
 def _charged(path: Path, study: str) -> tuple[tuple[Charged, ...], float | None, int, str]:

@@ -8,6 +8,7 @@ from fedsecure.config import FinetuneSettings, Member, PretrainSettings, Privacy
 from fedsecure.errors import SettingsError
 from fedsecure.plan import require_no_noise
 from fedsecure.privacy.accountant import spent
+from fedsecure.privacy.events import DiscreteGaussian
 from fedsecure.privacy.planning import budget, events_of, survivors
 
 
@@ -31,6 +32,10 @@ def test_noise_is_found_for_the_epsilon_of_the_whole_worst_case() -> None:
     assert found.one_round is not None
     assert 0 < found.one_round < 8
     assert found.delta == 1e-6
+    assert found.cost.shares == 9
+    assert found.alone is not None
+    assert found.alone.epsilon > 3 * found.cost.epsilon
+    assert found.alone.mu == pytest.approx(math.sqrt(9) * (found.cost.mu or 0))
     assert (found.least, found.colluders) == (10, 1)
     assert [line.multiplier for line in found.lines] == sorted((line.multiplier for line in found.lines), reverse=True)
 
@@ -52,12 +57,61 @@ def test_without_privacy_epsilon_is_infinite_and_the_table_is_there() -> None:
     assert len(found.lines) == 4
 
 
+def summed(pretrain: dict[str, object] | None = None, framework: str = "fcl", **privacy: object) -> Study:
+    """A study whose releases are sums over patients: FCL-separable, one clipped sum a round."""
+    settings: dict[str, object] = {
+        "exchange": "none", "loss": "separable", "momentum_start": "reset", "local_steps": 1
+    }  # fmt: skip
+    asked = study(framework=framework, contribution="patient-sum", **privacy)
+    return asked.model_copy(update={"pretrain": PretrainSettings(**settings | (pretrain or {}))})  # type: ignore[arg-type]
+
+
 def test_sampled_patients_cost_less() -> None:
-    full, sampled = (
-        spent(events_of(study(contribution="patient-sum", sampling=rate), 3.0), 1e-6, reference=False).epsilon
-        for rate in (1.0, 0.1)
-    )
+    full, sampled = (spent(events_of(summed(sampling=rate), 3.0), 1e-6, reference=False).epsilon for rate in (1.0, 0.1))
     assert sampled < 0.3 * full
+
+
+@pytest.mark.parametrize("framework", ["fcl", "rotation", "mae"])
+def test_a_sum_over_patients_is_charged_at_its_clip_and_a_site_update_at_twice_that(framework: str) -> None:
+    (once,) = events_of(summed(framework=framework), 3.0)
+    (twice,) = events_of(study(framework=framework), 3.0)
+    assert isinstance(once, DiscreteGaussian)
+    assert isinstance(twice, DiscreteGaussian)
+    assert twice.sensitivity == 2 * once.sensitivity
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (summed({"local_steps": 2}), "local_steps = 1"),
+        (summed({"loss": "batch"}), 'loss = "separable"'),
+        (summed({"momentum_start": "keep"}), 'momentum_start = "reset"'),
+        (summed(framework="fclopt"), "targets are centred on the mean of a batch"),
+        (summed({"positives": "view", "recentre": 0.0, "distance": "r2"}, "fclopt"), "a second network"),
+        (summed({"target": "naive", "distance": "none"}, "fclopt"), "a second network"),
+        *(
+            (summed(framework=name), "another framework")
+            for name in ("simclr", "swav", "fedca", "moco", "byol", "fedema")
+        ),
+        (summed().model_copy(update={"finetune": FinetuneSettings(modes=("federated",))}), r'modes = \["local"\]'),
+        (
+            summed(framework="local").model_copy(update={"finetune": FinetuneSettings(modes=("federated",))}),
+            "before it sends anything",
+        ),
+    ],
+)
+def test_what_is_no_sum_over_patients_is_not_charged_as_one(asked: Study, said: str) -> None:
+    with pytest.raises(SettingsError, match=f"no sum over patients: .*site-update.*{said}"):
+        events_of(asked, 3.0)
+    with pytest.raises(SettingsError, match="no sum over patients"):
+        budget(asked)
+
+
+@pytest.mark.parametrize("exchange", ["vectors", "prototypes", "secagg-prototypes"])
+def test_one_draw_of_patients_is_not_charged_as_two(exchange: str) -> None:
+    with pytest.raises(SettingsError, match=r'weights leave in one round, .*sampling = 1.*exchange = "none"'):
+        events_of(summed({"exchange": exchange}, sampling=0.1), 1.5)
+    assert len(events_of(summed({"exchange": exchange}), 1.5)) == 2
 
 
 def test_colluders_and_survivors_have_the_designs_defaults() -> None:

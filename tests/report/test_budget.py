@@ -12,10 +12,14 @@ from fedsecure.errors import SettingsError
 from fedsecure.node.store import Store
 from fedsecure.privacy.accountant import spent
 from fedsecure.privacy.events import DiscreteGaussian, NonPrivate
+from fedsecure.privacy.gdp import mu_of
 from fedsecure.privacy.ledger import Cap, LedgerBroken, open_ledger
 from fedsecure.report.budget import NOTHING, read, write
 from fedsecure.report.spending import LEDGER, RECORD
 
+ONE_ALONE = DiscreteGaussian(
+    flow="weights", sensitivity=20.0, share_sigma=40.0, shares=1, dimension=100, distance=1e-36
+)
 ONE = DiscreteGaussian(flow="weights", sensitivity=20.0, share_sigma=40.0, shares=4, dimension=100, distance=1e-36)
 
 
@@ -99,6 +103,10 @@ def test_a_ledger_is_reported_as_it_stands(tmp_path: Path) -> None:
     expected = spent([ONE] * 3, 1e-6).epsilon
     assert found.accounted == found.sites[0].spent.epsilon == expected
     assert found.design_target == 8
+    assert found.against_coordinator == found.sites[0].alone.epsilon == spent([ONE_ALONE] * 3, 1e-6).epsilon
+    assert found.against_coordinator > 2 * found.accounted
+    assert found.meaning.mu == pytest.approx(mu_of(found.against_coordinator, 1e-6))
+    assert f"it is epsilon = {found.against_coordinator:.3g}" in found.claim
     assert found.audited_lower_bound is None
     assert found.sites[0].left == pytest.approx(8 - expected)
     assert found.sites[0].withdrawals == 1
@@ -110,7 +118,16 @@ def test_page_and_json_say_the_same_and_neither_names_a_path(tmp_path: Path) -> 
     page, raw = write(read(tmp_path / "run"), tmp_path)
     text, data = page.read_text(), json.loads(raw.read_bytes())
     assert data["accounted"] == pytest.approx(spent([ONE] * 3, 1e-6).epsilon)
-    for shown in (data["claim"], "Design target", "Accountant", "Audit", "not measured", "NIST", "sampler"):
+    for shown in (
+        data["claim"],
+        "Design target",
+        "Accountant",
+        "Audit",
+        "against the coordinator",
+        "not measured",
+        "NIST",
+        "sampler",
+    ):
         assert shown in text
     needed = {"unit", "adjacency", "delta", "meaning", "accountant", "second_value", "released", "noise", "sampling"}
     needed |= {"clipping", "secure_aggregation", "tuning", "utility", "trust", "limits", "questions", "commit"}
