@@ -29,7 +29,8 @@ Integers = npt.NDArray[np.int64]
 class Bounded:
     """values: [d] int64, in grid units: a sum of contributions of L2 norm at most `bound` grid units each, rounded.
 
-    SITE_UPDATE: the values are the one contribution. PATIENT_SUM and PROTOTYPES: a sum of `patients` of them.
+    SITE_UPDATE: the values are the one contribution, whoever trained on it. PATIENT_SUM and PROTOTYPES: a sum of
+    `patients` of them, of which each one's bound is the caller's promise: a sum does not show its terms.
     """
 
     values: Integers
@@ -91,12 +92,14 @@ class Mechanism:
         tape: recorded entropy, for tests alone; what was made with it has no guarantee and says so. Raises ValueError
         for a vector that is not what this mechanism was made for.
         """
-        if bounded.contribution is not self._contribution or bounded.bound > self._bound:
+        # Written so that what is not a number is refused as well.
+        if bounded.contribution is not self._contribution or not bounded.bound <= self._bound:
             raise ValueError(f"{self.event.flow}: bounded another way, or by more, than this mechanism is made for")
         if bounded.values.shape != (self.event.dimension,) or bounded.values.dtype != np.int64:
             raise ValueError(f"{self.event.flow}: not {self.event.dimension} integers")
-        # What can be seen of the promise is checked: a sum of k vectors of norm <= b has norm at most k b.
-        if _norm(bounded.values) > bounded.bound * max(1, bounded.patients):
+        # What can be seen of the promise is checked: a site's update is one vector, a sum of k has norm at most k b.
+        terms = 1 if self._contribution is Contribution.SITE_UPDATE else bounded.patients
+        if not _norm(bounded.values) <= bounded.bound * terms:
             raise ValueError(f"{self.event.flow}: larger than its bound: it was not clipped, or not after rounding")
         drawn = self._table.draw(self.event.dimension, OsEntropy() if tape is None else tape)
         if tape is None:

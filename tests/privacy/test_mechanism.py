@@ -59,7 +59,10 @@ def test_an_empty_draw_is_noise_like_any_other() -> None:
     [
         (bounded(one(65)), "larger than its bound"),
         (bounded(np.full(D, 2**40)), "larger than its bound"),
+        (bounded(one(65), patients=50), "larger than its bound"),  # a site's update is one vector, of any number
         (bounded(one(1), bound=65.0), "by more"),
+        (bounded(one(1), bound=math.nan), "by more"),
+        (bounded(one(1), bound=-1.0), "larger than its bound"),
         (bounded(one(1), Contribution.PATIENT_SUM), "another way"),
         (bounded(np.zeros(D - 1)), "not 400 integers"),
         (Bounded(np.zeros(D), BOUND, Contribution.SITE_UPDATE), "not 400 integers"),  # type: ignore[arg-type]
@@ -68,6 +71,14 @@ def test_an_empty_draw_is_noise_like_any_other() -> None:
 def test_a_vector_it_was_not_made_for_is_refused(wrong: Bounded, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         mechanism().apply(wrong)
+
+
+@pytest.mark.parametrize(("value", "patients"), [(129, 2), (1, 0), (1, -1)])
+def test_a_sum_larger_than_its_patients_can_make_it_is_refused(value: int, patients: int) -> None:
+    made = mechanism(Contribution.PATIENT_SUM)
+    made.apply(bounded(one(128), Contribution.PATIENT_SUM, patients=2))
+    with pytest.raises(ValueError, match="larger than its bound"):
+        made.apply(bounded(one(value), Contribution.PATIENT_SUM, patients=patients))
 
 
 @pytest.mark.parametrize(
