@@ -20,8 +20,9 @@ from fedsecure.config import Study
 from fedsecure.egress import NON_PRIVATE, REPEAT
 from fedsecure.errors import SettingsError
 from fedsecure.privacy.accountant import Spent, spent
+from fedsecure.privacy.chain import Charged
 from fedsecure.privacy.events import DiscreteGaussian, Event, Gaussian, NonPrivate, read_alone
-from fedsecure.privacy.ledger import Charged, open_ledger
+from fedsecure.privacy.ledger import open_ledger
 from fedsecure.privacy.planning import releases
 
 LEDGER: Final = "ledger.db"

@@ -11,9 +11,10 @@ from fedsecure.egress import NON_PRIVATE, REPEAT, SentRow
 from fedsecure.errors import SettingsError
 from fedsecure.node.store import Store
 from fedsecure.privacy.accountant import spent
+from fedsecure.privacy.chain import Cap, LedgerBroken
 from fedsecure.privacy.events import DiscreteGaussian, NonPrivate
 from fedsecure.privacy.gdp import mu_of
-from fedsecure.privacy.ledger import Cap, LedgerBroken, open_ledger
+from fedsecure.privacy.ledger import open_ledger
 from fedsecure.report.budget import NOTHING, read, write
 from fedsecure.report.spending import LEDGER, RECORD
 
