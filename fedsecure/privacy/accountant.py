@@ -106,8 +106,14 @@ def spent(events: Sequence[Event], delta: float, *, reference: bool | None = Tru
     pld = _pld(noisy, dp, rdp) if wanted else None
     closed = None if mu is None else epsilon_of(mu, dp) if dp > 0 else math.inf
     holds, name = (rdp, "RDP") if discrete or pld is None else (pld, "PLD")
+    if infinite:  # of all events, whichever accountant is asked
+        holds, rdp, pld, closed, mu = (
+            math.inf,
+            math.inf,
+            *(None if x is None else math.inf for x in (pld, closed, mu)),
+        )
     return Spent(
-        epsilon=math.inf if infinite else holds,
+        epsilon=holds,
         accountant=f"{name} of {LIBRARY} {version(LIBRARY)}",
         delta=delta,
         delta_dp=dp,

@@ -18,12 +18,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from fedsecure.config import Study, load
 from fedsecure.errors import SettingsError
 from fedsecure.files import write_atomic
+from fedsecure.plan import shared_flow
 from fedsecure.privacy import gdp
 from fedsecure.privacy.events import ADJACENCY, UNIT
 from fedsecure.privacy.mechanism import statement
 from fedsecure.report.provenance import commit
-from fedsecure.report.questions import LIMITS, Answer, questions, trust
+from fedsecure.report.questions import LIMITS, WITHDRAWAL, Answer, questions, trust
 from fedsecure.report.spending import SiteBudget, spending
+from fedsecure.types import Flow
 
 NOTHING: Final = "Nothing was released: by record and ledger no site has sent anything computed from its volumes."
 
@@ -44,7 +46,8 @@ class BudgetReport:
     delta: float
     meaning: gdp.Meaning  # of the coordinator's epsilon
     accountant: str
-    second_value: float
+    second_accountant: str
+    second_value: float | None  # None: too large to be worth computing
     sites: tuple[SiteBudget, ...]
     released: tuple[str, ...]
     noise: str
@@ -55,6 +58,7 @@ class BudgetReport:
     tuning: str
     utility: str
     trust: tuple[str, ...]
+    withdrawal: str
     limits: tuple[str, ...]
     questions: tuple[Answer, ...]
     fedsecure: str
@@ -88,18 +92,20 @@ def read(run: Path) -> BudgetReport:
         delta=delta,
         meaning=gdp.meaning(gdp.mu_of(alone.epsilon, delta) if alone.epsilon > 0 else 0.0),
         accountant=worst.accountant,
-        second_value=worst.rdp,
+        second_accountant="PLD, which takes the noise for continuous" if worst.discrete else "RDP",
+        second_value=worst.pld if worst.discrete else worst.rdp,
         sites=sites,
         released=tuple(flows),
         noise=_noise(study),
         sampling="none is claimed" if study.privacy.sampling == 1 else f"Poisson, rate {study.privacy.sampling:g}",
-        clipping=f"{study.privacy.contribution}, C = {study.privacy.clip_units} grid units" if _on(study) else "none",
+        clipping=_clipping(study),
         share_clipped=None,
         secure_aggregation="not in this version: the coordinator reads each site's release",
         tuning="not recorded: earlier runs on the same patients cost them too, and so did the doctor's comparison of "
         "label map, modality and spacing range, which has no noise; neither is counted here",
         utility="Dice with and without is in the run's own report; a run without privacy has nothing to compare",
-        trust=trust(_on(study)),
+        trust=trust(_on(study), _prototypes(study)),
+        withdrawal=WITHDRAWAL,
         limits=LIMITS,
         questions=questions(_on(study)),
         fedsecure=version("fedsecure"),
@@ -122,6 +128,7 @@ def write(report: BudgetReport, folder: Path) -> tuple[Path, Path]:
         lstrip_blocks=True,
     )
     environment.filters["number"] = number
+    environment.filters["finite"] = math.isfinite
     page, raw = folder / "budget.html", folder / "budget.json"
     write_atomic(page, environment.get_template("budget.html").render(report=report).encode())
     write_atomic(raw, to_json(report))
@@ -142,6 +149,20 @@ def _noise(study: Study) -> str:
         "discrete Gaussian on the integer grid, by each site, from the operating system's entropy (AES-256-CTR); "
         f"z = {study.privacy.noise_multiplier or 'found from epsilon'}"
     )
+
+
+def _clipping(study: Study) -> str:
+    parts = []
+    if _on(study):
+        parts.append(f"{study.privacy.contribution}, C = {study.privacy.clip_units} grid units")
+    if _prototypes(study):
+        clip = study.pretrain.prototype_clip
+        parts.append(f"each row of entries for prototypes to C_f = {clip:g} by the gate, where it is summed")
+    return "; ".join(parts) or "none"
+
+
+def _prototypes(study: Study) -> bool:
+    return shared_flow(study) in (Flow.PROTOTYPES, Flow.PROTOTYPE_SUM)
 
 
 def _on(study: Study) -> bool:

@@ -142,7 +142,41 @@ def test_page_and_json_say_the_same_and_neither_names_a_path(tmp_path: Path) -> 
 def test_infinity_is_a_word_in_json(tmp_path: Path) -> None:
     bare(tmp_path)
     _, raw = write(read(tmp_path), tmp_path)
-    assert json.loads(raw.read_bytes())["accounted"] == "infinite"
+    data = json.loads(raw.read_bytes())
+    assert data["accounted"] == data["against_coordinator"] == data["second_value"] == "infinite"
+    assert data["sites"][0]["spent"]["rdp"] == data["sites"][0]["spent"]["mu"] == "infinite"
+
+
+def test_a_page_without_a_guarantee_shows_no_accountants_numbers(tmp_path: Path) -> None:
+    """RDP beside it 0, and a delta in parts, of mechanisms that never ran."""
+    bare(tmp_path / "bare")
+    noisy(tmp_path / "noisy")
+    plain, noised = (write(read(tmp_path / run), tmp_path / run)[0].read_text() for run in ("bare", "noisy"))
+    for untrue in ("beside it", "(mechanisms)", "(sampler)"):
+        assert untrue not in plain
+        assert untrue in noised
+    assert "beside it PLD, which takes the noise for continuous" in noised
+    for page in (plain, noised):
+        assert "takes no part in what comes after" not in page  # no node looks up who withdrew
+        assert "do not look up who withdrew" in page
+
+
+def test_the_second_value_is_another_accountants(tmp_path: Path) -> None:
+    noisy(tmp_path)
+    found = read(tmp_path)
+    assert found.accountant.startswith("RDP")
+    assert found.second_value == spent([ONE] * 3, 1e-6).pld != found.accounted
+
+
+@pytest.mark.parametrize(("exchange", "clipped"), [("prototypes", True), ("secagg-prototypes", True), ("none", False)])
+def test_what_the_gate_clips_without_noise_is_said(tmp_path: Path, exchange: str, clipped: bool) -> None:
+    settings = PretrainSettings(exchange=exchange, prototype_clip=0.5)  # type: ignore[arg-type]
+    asked = study().model_copy(update={"framework": "fcl", "pretrain": settings})
+    record(site(tmp_path, "a", asked), ("release", "weights", NON_PRIVATE, 0))
+    found = read(tmp_path)
+    assert ("each row of entries for prototypes to C_f = 0.5" in found.clipping) is clipped
+    assert ("Nothing was clipped for privacy." in found.trust) is not clipped
+    assert any("a row is one patient is the trainer's promise" in line for line in found.trust) is clipped
 
 
 def test_what_cannot_be_read_has_no_budget(tmp_path: Path) -> None:
