@@ -20,6 +20,8 @@ from fedsecure.privacy.calibrate import multiplier_for, share_sigma, signal_to_n
 from fedsecure.privacy.events import Contribution, DiscreteGaussian, Event, NonPrivate, read_alone, sensitivity_of
 from fedsecure.privacy.noise import LEAST_SIGMA, distance, table
 from fedsecure.privacy.patientsum import mixings
+from fedsecure.privacy.quantize import BETA, likely_norm_bound
+from fedsecure.privacy.rotate import rotated_length
 from fedsecure.types import Flow
 
 COMPARED = (1.0, 2.0, 4.0, 8.0)  # epsilons of the table beside the study's own
@@ -80,7 +82,7 @@ def budget(study: Study) -> BudgetPlan:
     if sigma < LEAST_SIGMA:
         raise SettingsError(
             f"each site's noise would be {sigma:.2g} grid units, under {LEAST_SIGMA:g}: write clip_units = "
-            f"{2 ** (int((asked.clip_units + 1) * LEAST_SIGMA / sigma).bit_length())} or a larger noise_multiplier"
+            f"{2 ** (int(rounded_bound(study) * LEAST_SIGMA / sigma).bit_length())} or a larger noise_multiplier"
         )
     _refuse_too_fine(sigma)
     one_round = spent(events_of(study, multiplier, one_round=True), delta).epsilon
@@ -183,15 +185,21 @@ def _event(study: Study, flow: str, multiplier: float, count: int) -> Event:
                 sensitivity=_sensitivity(study),
                 share_sigma=sigma,
                 shares=least - colluders,
-                dimension=1 if flow == Flow.DISTANCE else study.privacy.parameters,
+                dimension=1 if flow == Flow.DISTANCE else rotated_length(study.privacy.parameters),
                 distance=distance(sigma),
                 sampling=study.privacy.sampling,
             )
 
 
+def rounded_bound(study: Study) -> float:
+    """Grid units that a contribution's norm is at most after it was rotated and rounded at random, each coordinate by
+    less than one: drawn again until it is (`quantize.draw_key` with this limit)."""
+    return likely_norm_bound(study.privacy.clip_units, 1.0, rotated_length(study.privacy.parameters), BETA)
+
+
 def _sensitivity(study: Study) -> float:
-    """Grid units. One unit more than C: rounding to the grid is stochastic, and is redone until the norm is within."""
-    return sensitivity_of(Contribution(study.privacy.contribution), study.privacy.clip_units + 1)
+    """Grid units."""
+    return sensitivity_of(Contribution(study.privacy.contribution), rounded_bound(study))
 
 
 def _share(study: Study, multiplier: float) -> float:
@@ -214,7 +222,7 @@ def _line_at(study: Study, multiplier: float, epsilon: float, delta: float) -> L
     asked = study.privacy
     one_site = asked.contribution == "site-update"
     count = len(study.sites) if one_site else _patients(study) * asked.sampling
-    signal = signal_to_noise(count, 2 if one_site else 1, multiplier, asked.parameters)
+    signal = signal_to_noise(count, _sensitivity(study) / asked.clip_units, multiplier, asked.parameters)
     return Line(epsilon, multiplier, gdp.meaning(gdp.mu_of(epsilon, delta)), signal)
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from fedsecure.config import FinetuneSettings, Member, PretrainSettings, PrivacySettings, Study, parse_study
@@ -9,7 +10,9 @@ from fedsecure.errors import SettingsError
 from fedsecure.plan import require_no_noise
 from fedsecure.privacy.accountant import spent
 from fedsecure.privacy.events import DiscreteGaussian
-from fedsecure.privacy.planning import budget, events_of, survivors
+from fedsecure.privacy.planning import budget, events_of, rounded_bound, survivors
+from fedsecure.privacy.quantize import Grid, draw_key, integer_norm
+from fedsecure.privacy.rotate import rotate_clipped, rotated_length
 
 
 def study(sites: int = 10, framework: str = "fclopt", weight: int = 20, **privacy: object) -> Study:
@@ -44,7 +47,9 @@ def test_signal_to_noise_is_the_line_of_the_design_and_warns() -> None:
     ten, many = budget(study(parameters=500_000)), budget(study(200, parameters=1000))
     assert ten.own is not None
     assert many.own is not None
-    assert ten.own.signal_to_noise == pytest.approx(10 / (2 * ten.own.multiplier * math.sqrt(500_000)))
+    coarse = rounded_bound(study(parameters=500_000)) / 1024
+    assert 1.05 < coarse < 1.07
+    assert ten.own.signal_to_noise == pytest.approx(10 / (2 * coarse * ten.own.multiplier * math.sqrt(500_000)))
     assert any("nothing can be learnt" in warning for warning in ten.warnings)
     assert many.warnings == ()
 
@@ -129,7 +134,7 @@ def test_colluders_and_survivors_have_the_designs_defaults() -> None:
         ({"least_survivors": 3, "colluders": 3}, "no honest site"),
         ({"least_survivors": 11}, "more than the study's 10 sites"),
         ({"noise_multiplier": 1.0, "epsilon": 0.5}, "less than one round"),
-        ({"clip_units": 1, "epsilon": 100.0}, "clip_units = "),
+        ({"clip_units": 1, "epsilon": 100.0, "parameters": 4}, "clip_units = "),
         ({"clip_units": 1 << 20}, "smaller clip_units"),
         ({"framework": "fcl"}, None),
     ],
@@ -147,9 +152,26 @@ def test_a_promise_that_cannot_hold_is_refused_with_what_to_change(
 
 def test_the_grid_that_is_named_is_fine_enough() -> None:
     with pytest.raises(SettingsError) as refused:
-        budget(study(clip_units=1, epsilon=100.0))
+        budget(study(clip_units=1, epsilon=100.0, parameters=4))
     units = int(str(refused.value).split("clip_units = ")[1].split()[0])
-    assert budget(study(clip_units=units, epsilon=100.0)).private
+    assert budget(study(clip_units=units, epsilon=100.0, parameters=4)).private
+
+
+def test_what_is_charged_is_the_norm_after_rounding() -> None:
+    """Rounding adds up to half a unit a coordinate, root mean square: at d = 500,000 far more than one unit."""
+    asked = study(parameters=500_000)
+    length = rotated_length(500_000)
+    drawn = np.random.default_rng(7).standard_normal(500_000)
+    vector, factor = rotate_clipped(np.asarray(10 * drawn, np.float32), bytes(32), 1024.0)
+    grid = Grid(32, 1.0, 1024.0, 2**31 - 1)
+    norms = [integer_norm(grid, vector, bytes([key]) * 32, factor) for key in range(3)]
+    assert min(norms) > 1024 + 30
+    assert max(norms) <= rounded_bound(asked)
+    draw_key(grid, vector, rounded_bound(asked), bytes, factor)
+    event = events_of(asked, 5.0)[0]
+    assert isinstance(event, DiscreteGaussian)
+    assert event.sensitivity == 2 * rounded_bound(asked)
+    assert event.dimension == length
 
 
 def test_releases_without_noise_are_named() -> None:
