@@ -62,7 +62,7 @@ class _Row(NamedTuple):
     event: str
     stage: int
     round: int
-    count: int
+    times: int
 
 
 def spending(folder: Path, study: Study, delta: float) -> SiteBudget:
@@ -117,8 +117,8 @@ def _unaccounted(released: Sequence[_Row], charged: Sequence[Charged], site: str
     for row in released:
         place = row.flow, row.stage, row.round
         if row.event == NON_PRIVATE:
-            found[row.flow] += max(0, row.count - bare[place])
-        elif row.count > bare[place] + noised[place]:
+            found[row.flow] += max(0, row.times - bare[place])
+        elif row.times > bare[place] + noised[place]:
             raise SettingsError(
                 f"{site} released {row.flow} in round {row.round + 1} of stage {row.stage} with noise, and its ledger "
                 "was not charged for it: its budget is unknown"
