@@ -77,6 +77,16 @@ def pretrains_alone(study: Study) -> bool:
     return study.framework == "local" and study.start == "pretrain"
 
 
+def keeps_decoder(study: Study) -> bool:
+    """Whether pre-training trains a decoder that fine-tuning starts from, beside the encoder."""
+    return trains_pixels(study) or (study.framework == "mae" and study.mae.keep_decoder)
+
+
+def trains_pixels(study: Study) -> bool:
+    """Whether the decoder is pre-trained by contrast of pixels, beside the framework's own loss (learning/dense.py)."""
+    return study.framework in ("fcl", "fclopt") and study.pretrain.dense.weight > 0
+
+
 def shared_flow(study: Study) -> Flow | None:
     """What sites share of their features beside weights, in the study's form of exchange. None if they share nothing,
     as a site alone, who has nobody to share with."""

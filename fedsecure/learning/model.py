@@ -1,4 +1,4 @@
-"""The 2D U-Net, cut into the encoder that is pre-trained together and the decoder that is not, and the heads.
+"""The 2D U-Net, cut into the encoder that is pre-trained and the decoder that mostly is not, and the heads.
 
 MONAI's BasicUNet (two convolutions a level, five levels) is the network of the papers' code line: with 48 filters its
 encoder has 10.6 M parameters. No BatchNorm anywhere: it leaks statistics and breaks per-patient clipping.
@@ -32,12 +32,13 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The encoder's five maps -> logits [N, 1 + structures, H, W]."""
+    """The encoder's five maps -> logits [N, 1 + structures, H, W], or whatever `final` makes of features
+    [N, f, H, W]."""
 
-    def __init__(self, unet: BasicUNet) -> None:
+    def __init__(self, unet: BasicUNet, final: nn.Module | None = None) -> None:
         super().__init__()
         self.levels = nn.ModuleList([unet.upcat_4, unet.upcat_3, unet.upcat_2, unet.upcat_1])
-        self.final = unet.final_conv
+        self.final = unet.final_conv if final is None else final
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         x = maps[-1]
@@ -115,12 +116,23 @@ class Head(nn.Module):
 
 
 class Branch(nn.Module):
-    """Encoder and projector: slices [N, 1, H, W] -> projections [N, d], not normalised."""
+    """Encoder and projector: slices [N, 1, H, W] -> projections [N, d], not normalised.
 
-    def __init__(self, settings: ModelSettings, standardised: bool = False) -> None:
+    dense: with the decoder, maps -> features [N, f, H, W], and `pixels`, the head of single pixels' features
+    [M, f] -> [M, d] (dense.py). Neither is part of `forward`.
+    """
+
+    def __init__(self, settings: ModelSettings, standardised: bool = False, dense: bool = False) -> None:
         super().__init__()
-        self.encoder = build_encoder(settings)
+        unet = _unet(settings, 2)
+        self.encoder = Encoder(unet)
         self.projector = Head(pooled_width(settings), settings.hidden, settings.features, standardised)
+        self.decoder = Decoder(unet, nn.Identity()) if dense else None
+        self.pixels: Head | None = None
+        if dense:
+            # What is drawn after it is then the same with and without, so that arms of a study pair.
+            with torch.random.fork_rng(devices=[]):
+                self.pixels = Head(settings.filters, settings.hidden, settings.features)
 
     def forward(self, x: Tensor) -> Tensor:
         z: Tensor = self.projector(pooled(self.encoder(x)))
@@ -132,6 +144,12 @@ def follow(slow: nn.Module, fast: nn.Module, momentum: float) -> None:
     with torch.no_grad():
         for old, new in zip(slow.parameters(), fast.parameters(), strict=True):
             old.lerp_(new, 1 - momentum)
+
+
+def follow_branch(slow: Branch, fast: Branch, momentum: float) -> None:
+    """`follow` of encoder and projector, whatever else the fast network has."""
+    follow(slow.encoder, fast.encoder, momentum)
+    follow(slow.projector, fast.projector, momentum)
 
 
 def tensors_of(module: nn.Module) -> Tensors:

@@ -21,7 +21,7 @@ from fedsecure.learning.parts import encoder_of
 from fedsecure.learning.pretrain import METHODS, evaluate, initial, probe_model, train_round
 from fedsecure.learning.slices import Batch, SliceIndex
 from fedsecure.learning.target import copied
-from fedsecure.learning.transforms import two_views
+from fedsecure.learning.transforms import VIEW, Strength, located_views
 from fedsecure.plan import has_target
 from fedsecure.progress import Measured, Progress, Step, ignore
 from fedsecure.types import Bank, Cohort, Flow, State, Subject, Tensors, schema_of
@@ -151,15 +151,15 @@ def test_all_methods_see_the_same_batches_and_the_same_first_views(
 
     views: list[bytes] = []
 
-    def watched(images: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        pair = two_views(images, generator)
-        views.append(pair[0].numpy().tobytes() + pair[1].numpy().tobytes())
-        return pair
+    def watched(images: torch.Tensor, generator: torch.Generator, strength: Strength = VIEW) -> tuple[Any, Any]:
+        both, places = located_views(images, generator, strength)
+        views.append(both.numpy().tobytes())
+        return both, places
 
     methods = dict(METHODS)
     monkeypatch.setattr(pretrain, "METHODS", dict.fromkeys(methods, Pretender))
-    for module in ("fcl", "fclopt", "baselines.averaged"):
-        monkeypatch.setattr(f"fedsecure.learning.{module}.two_views", watched)
+    for module in ("fcl", "fclopt", "transforms"):
+        monkeypatch.setattr(f"fedsecure.learning.{module}.located_views", watched)
     firsts = set()
     for study, model in jobs:
         views.clear()
