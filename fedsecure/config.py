@@ -22,6 +22,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
 Framework = Literal[
     "fcl", "fclopt", "local", "rotation", "simclr", "swav", "fedca", "byol", "fedema", "moco", "mae"
 ]  # fmt: skip
+Precision = Literal["float32", "bfloat16"]
 OWN_SETTINGS: Final[frozenset[Framework]] = frozenset({"swav", "fedca", "fedema", "mae"})  # sections of a study
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -63,6 +64,8 @@ class ModelSettings(_Frozen):
     norm: Literal["instance", "group"] = "instance"
     hidden: Annotated[int, Field(ge=8)] = 128  # width of projector and predictor
     features: Annotated[int, Field(ge=8)] = 64  # d, width of the shared vectors
+    # Of the U-Net's convolutions; weights, heads and losses are float32. bfloat16 is mixed precision: docs/method.md 5
+    precision: Precision = "float32"
 
 
 class DenseSettings(_Frozen):
@@ -297,6 +300,10 @@ class Study(_Frozen):
             raise ValueError("finetune.labelled: a number stands twice")
         if (self.start == "encoder") != (self.encoder is not None):
             raise ValueError('encoder: the digest of the start, given with start = "encoder" and with no other')
+        if self.privacy.enabled and self.model.precision != "float32":
+            raise ValueError(
+                'clipping bounds float32 gradients: write [model] precision = "float32", or take [privacy] out'
+            )
         for name in OWN_SETTINGS - {self.framework}:
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f'[{name}] is for framework = "{name}" alone, and this study\'s is "{self.framework}"')
