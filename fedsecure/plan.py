@@ -36,8 +36,8 @@ class StageKind(StrEnum):
 
 
 class Init(StrEnum):
-    """Where a segmenter's encoder comes from. The decoder's start is the same for both, so that runs pair, unless it was
-    pre-trained too (`keeps_decoder`)."""
+    """Where a segmenter's encoder comes from. The decoder's start is the same for both, so that runs pair, unless it
+    was pre-trained too (`keeps_decoder`)."""
 
     RANDOM = "random"
     PRETRAINED = "pretrained"
