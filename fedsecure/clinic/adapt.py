@@ -19,8 +19,6 @@ from typing import Any, Final, Literal
 import msgspec
 import numpy as np
 import torch
-from monai.losses import DiceCELoss
-from torch.nn import functional as F  # noqa: N812
 
 from fedsecure.clinic.card import Card, Score
 from fedsecure.clinic.released import ReleasedModel, released, save
@@ -30,10 +28,9 @@ from fedsecure.data.layout import Source
 from fedsecure.errors import DataError, SettingsError
 from fedsecure.files import write_atomic
 from fedsecure.learning.evaluate import dice, mean_of_counted, predict
-from fedsecure.learning.finetune import learning_rate
-from fedsecure.learning.labelled import Slices, choose
+from fedsecure.learning.finetune import Supervision, learning_rate
+from fedsecure.learning.labelled import choose
 from fedsecure.learning.model import Segmenter, load_tensors, tensors_of
-from fedsecure.learning.transforms import augment
 from fedsecure.packing import Malformed, pack_arrays, unpack_arrays
 from fedsecure.report.provenance import commit
 from fedsecure.seeds import derive_seed
@@ -42,7 +39,6 @@ from fedsecure.types import Cohort, State, Subject
 EVERY: Final = 25  # steps from one checkpoint to the next
 _CHECKPOINT: Final = "checkpoint.safetensors"
 _ASKED: Final = "asked.json"
-_LOSS: Final = DiceCELoss(softmax=True, include_background=False, batch=True)
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -92,7 +88,7 @@ def finetune(base: ReleasedModel, source: Source, asked: Asked, out: Path, name:
     if not chosen:
         raise SettingsError("no patient to train on has a label: see `fedsecure data inspect`")
     segmenter = start(base, asked).to(device)
-    _train(segmenter, Slices.of(chosen), settings, asked, work, told)
+    _train(segmenter, chosen, settings, asked, work, told)
     scores = _scores(segmenter, cohort.held_out, asked.structures)
     card = _card(base, asked, name, len(chosen), scores)
     made = released("segmenter", tensors_of(segmenter), data, manifest.model, settings, asked.seed, card)
@@ -107,7 +103,7 @@ def start(base: ReleasedModel, asked: Asked) -> Segmenter:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(asked.seed, "segmenter"))
         segmenter = Segmenter(base.manifest.model, len(asked.structures))
-    whole = base.manifest.kind == "segmenter" and base.manifest.structures == asked.structures
+    whole = base.manifest.kind == "encoder" or base.manifest.structures == asked.structures
     kept = {name: value for name, value in base.tensors.items() if whole or name.startswith("encoder.")}
     load_tensors(segmenter, {**tensors_of(segmenter), **kept})
     return segmenter
@@ -140,32 +136,24 @@ def _divided(subjects: Sequence[Subject], data: DataSettings, asked: Asked) -> C
     return divide(subjects, data, asked.seed)
 
 
-def _train(segmenter: Segmenter, slices: Slices, settings: FinetuneSettings, asked: Asked, work: Path,
+def _train(segmenter: Segmenter, subjects: Sequence[Subject], settings: FinetuneSettings, asked: Asked, work: Path,
            told: Told) -> None:  # fmt: skip
+    """As in a study's supervised fine-tuning (learning.finetune); unlabelled patients have no part in it."""
     optimiser = torch.optim.AdamW(segmenter.parameters(), weight_decay=settings.weight_decay, fused=True)
     generator = torch.Generator().manual_seed(derive_seed(asked.seed, "finetune", "here"))
     done = _resume(segmenter, optimiser, generator, work / _CHECKPOINT)
+    supervision = Supervision(segmenter, subjects, settings.batch, generator)
     segmenter.train()
     for step in range(done, settings.steps):
-        told(step + 1, settings.steps, _step(segmenter, optimiser, slices, generator, settings, step))
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(settings, step)
+        optimiser.zero_grad()
+        loss = supervision.loss()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        optimiser.step()
         if (step + 1) % EVERY == 0 or step + 1 == settings.steps:
             write_atomic(work / _CHECKPOINT, pack_arrays(_state(segmenter, optimiser, generator, step + 1)))
-
-
-def _step(segmenter: Segmenter, optimiser: torch.optim.Optimizer, slices: Slices, generator: torch.Generator,
-          settings: FinetuneSettings, step: int) -> float:  # fmt: skip
-    """One step of the cycle, as in a study (learning.finetune); returns its loss."""
-    device = next(segmenter.parameters()).device
-    image, label = slices.draw(settings.batch, generator)
-    image, label = augment(image.to(device), label.to(device), generator)
-    for group in optimiser.param_groups:
-        group["lr"] = learning_rate(settings, step)
-    optimiser.zero_grad()
-    logits = segmenter(image)
-    loss = _LOSS(logits, F.one_hot(label.long(), logits.shape[1]).movedim(-1, 1).float())
-    loss.backward()
-    optimiser.step()
-    return float(loss.detach())
+        told(step + 1, settings.steps, float(loss.detach()))
 
 
 def _state(segmenter: Segmenter, optimiser: torch.optim.Optimizer, generator: torch.Generator, done: int) -> State:

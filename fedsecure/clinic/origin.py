@@ -17,6 +17,7 @@ from fedsecure.clinic.card import Card, Modality, Score, Trained
 from fedsecure.clinic.released import ReleasedModel, released
 from fedsecure.config import Study, load
 from fedsecure.errors import SettingsError
+from fedsecure.learning.parts import DECODER, ENCODER
 from fedsecure.packing import Malformed, unpack_model
 from fedsecure.plan import Init, Stage, StageKind, pretrains_alone, schedule
 from fedsecure.report import budget
@@ -79,9 +80,9 @@ def _encoder(coordinator: Path, study: Study) -> Tensors:
         raise SettingsError(
             "this run has no shared model to export: each site kept its own, or nothing was pre-trained together"
         )
-    return {
-        f"encoder.{name}": value for name, value in _read(coordinator / "models/encoder.safetensors").items()
-    }  # fmt: skip
+    found = _read(coordinator / "models/encoder.safetensors")
+    # A study that keeps its pre-trained decoder has it in the same file.
+    return {name if name.startswith(DECODER) else ENCODER + name: value for name, value in found.items()}
 
 
 def _read(path: Path) -> Tensors:

@@ -1,7 +1,8 @@
 """A released model: one folder that `export` writes and `predict`, `evaluate`, `finetune` and `export` read.
 
     model.json           what is needed to use it (data and network settings), its card, SHA-256 of the weights
-    model.safetensors    weights, "encoder.*" and, of a segmenter, "decoder.*"; no pickle
+    model.safetensors    weights, "encoder.*" and, of a segmenter, "decoder.*"; no pickle.
+                         Of an encoder with a pre-trained decoder also "decoder.levels.*"
     card.md              the card, for people
 
 The model's id is the SHA-256 of model.json: it holds for the weights too, and stands in all that the model makes.
@@ -15,12 +16,14 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from pydantic import Field, StringConstraints
+from torch import nn
 
 from fedsecure.clinic.card import Card, Frozen, to_markdown
 from fedsecure.config import DataSettings, FinetuneSettings, ModelSettings, dump, load
 from fedsecure.errors import SettingsError
 from fedsecure.files import write_atomic
-from fedsecure.learning.model import Encoder, Segmenter, build_encoder, load_tensors
+from fedsecure.learning.model import Segmenter, load_tensors
+from fedsecure.learning.parts import DECODER, ENCODER, encoder_of
 from fedsecure.packing import Malformed, pack_model, unpack_model
 from fedsecure.types import Tensors
 
@@ -126,16 +129,17 @@ def field_of_view(data: DataSettings) -> str:
 
 
 def _check(manifest: Manifest, tensors: Tensors) -> None:
-    network: Segmenter | Encoder
+    network = Segmenter(manifest.model, len(manifest.structures))
     if manifest.kind == "segmenter":
-        network = Segmenter(manifest.model, len(manifest.structures))
         _fill(network, tensors)
-    else:
-        network = build_encoder(manifest.model)
-        _fill(network, {name.removeprefix("encoder."): value for name, value in tensors.items()})
+        return
+    _fill(network.encoder, encoder_of(tensors))
+    rest = {name: value for name, value in tensors.items() if not name.startswith(ENCODER)}
+    if rest:
+        _fill(network.decoder.levels, {name.removeprefix(DECODER): value for name, value in rest.items()})
 
 
-def _fill(network: Segmenter | Encoder, tensors: Tensors) -> None:
+def _fill(network: nn.Module, tensors: Tensors) -> None:
     try:
         load_tensors(network, tensors)
     except RuntimeError:  # torch's text lists every tensor

@@ -90,6 +90,17 @@ def test_an_encoder_segments_nothing(model: ReleasedModel) -> None:
         encoder.segmenter()
 
 
+def test_an_encoder_may_bring_a_decoder_without_its_last_layer_and_nothing_else(model: ReleasedModel) -> None:
+    manifest = model.manifest
+    settings = (manifest.data, manifest.model, manifest.finetune, 0, card(labelled=0))
+    both = {n: v for n, v in model.tensors.items() if n.startswith(("encoder.", "decoder.levels."))}
+    assert released("encoder", both, *settings).manifest.kind == "encoder"
+    with pytest.raises(SettingsError, match="not those of the network"):
+        released("encoder", dict(model.tensors), *settings)
+    with pytest.raises(SettingsError, match="not those of the network"):
+        released("encoder", dict(list(both.items())[:-1]), *settings)
+
+
 def test_the_card_says_how_it_got_out_what_it_promises_and_what_was_measured(tmp_path: Path) -> None:
     save(toy(crop=64, spacing_mm=(1.5, 1.25)), tmp_path / "m")
     text = (tmp_path / "m" / CARD).read_text()
