@@ -109,12 +109,12 @@ def predict(
     """Draw the model's structures on volumes of your own, on their own grids. Nothing leaves this machine."""
     from fedsecure.clinic.predict import Wanted, check
     from fedsecure.clinic.predict import predict as run
-    from fedsecure.clinic.volumes import items
+    from fedsecure.clinic.volumes import items, place_of
 
     released = _open(model, threads)
     found = items(given)
     wanted = Wanted(None if modality is None else modality.value, dicom_seg, view, overwrite)
-    check(released, found, Path(given), out, wanted)
+    check(released, found, place_of(given), out, wanted)
     with _progress("drawing", len(found)) as step:
 
         def told(outcome: Outcome) -> None:

@@ -32,10 +32,9 @@ def items(given: str) -> tuple[Item, ...]:
 
     Raises DataError where there is nothing, SettingsError for a path that does not exist.
     """
-    scheme, colon, rest = given.partition(":")
-    if colon and scheme in SCHEMES:
-        return _of_source(given, Path(rest).expanduser())
-    path = Path(given).expanduser()
+    path = place_of(given)
+    if _has_scheme(given):
+        return _of_source(given, path)
     if path.is_file():
         if not is_nifti(path):
             raise DataError("not a NIfTI file by its name: name a .nii or .nii.gz file, or a folder", path)
@@ -44,6 +43,16 @@ def items(given: str) -> tuple[Item, ...]:
         raise SettingsError("IN does not exist: name a NIfTI file, a folder of them, or a folder of DICOM series")
     nifti = any(is_nifti(found) for found in path.rglob("*.nii*"))
     return _of_source(f"{'folder' if nifti else 'dicom'}:{path}", path)
+
+
+def place_of(given: str) -> Path:
+    """The PATH of PATH or KIND:PATH."""
+    return Path(given.partition(":")[2] if _has_scheme(given) else given).expanduser()
+
+
+def _has_scheme(given: str) -> bool:
+    scheme, colon, _ = given.partition(":")
+    return bool(colon) and scheme in SCHEMES
 
 
 def _nifti_item(path: Path, root: Path) -> Item:

@@ -15,7 +15,7 @@ import pytest
 from fedsecure.clinic.predict import RECORD, Outcome, Record, Wanted, check, predict
 from fedsecure.clinic.released import ReleasedModel
 from fedsecure.clinic.segment import Segmenting
-from fedsecure.clinic.volumes import items
+from fedsecure.clinic.volumes import items, place_of
 from fedsecure.data.nifti import NiftiReader, write
 from fedsecure.errors import DataError, SettingsError
 
@@ -26,7 +26,7 @@ from .series import SPACING, write_series
 def run(model: ReleasedModel, given: Path, out: Path, wanted: Wanted | None = None) -> tuple[Outcome, ...]:
     wanted = wanted or Wanted()
     found = items(str(given))
-    check(model, found, given, out, wanted)
+    check(model, found, place_of(str(given)), out, wanted)
     return predict(model, found, out, wanted, "cpu", lambda _: None)
 
 
@@ -202,6 +202,18 @@ def test_results_do_not_go_where_the_next_call_would_take_them_for_patients(
     write(tmp_path / "in/a.nii.gz", volume(), np.eye(4))
     with pytest.raises(SettingsError, match="lies in IN"):
         run(model, tmp_path / "in", tmp_path / "in/out")
+
+
+def test_a_source_with_its_kind_and_a_folder_of_such_a_name_are_told_apart(
+    model: ReleasedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dicom").mkdir()
+    write(tmp_path / "dicom/a.nii.gz", volume(), np.eye(4))
+    monkeypatch.chdir(tmp_path)
+    assert [item.name for item in items("dicom")] == [Path("a")] == [item.name for item in items("folder:dicom")]
+    assert place_of("folder:dicom") == place_of("dicom") == Path("dicom")
+    with pytest.raises(SettingsError, match="lies in IN"):
+        check(model, items("folder:dicom"), place_of("folder:dicom"), Path("dicom/out"), Wanted())
 
 
 def test_two_inputs_of_one_name_are_refused(tmp_path: Path) -> None:
