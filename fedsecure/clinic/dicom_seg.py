@@ -41,7 +41,9 @@ def seg_bytes(slices: Sequence[Path], labels: LabelArray, structures: Sequence[s
 
     found = [value for value in range(1, len(structures) + 1) if (labels == value).any()]
     if not found:
-        raise DataError("no structure was found, and a segmentation object cannot be empty", slices[0].parent)
+        raise DataError(
+            "no structure was found: labels in NIfTI are there, a segmentation object cannot be empty", slices[0].parent
+        )
     algorithm = hd.AlgorithmIdentificationSequence(
         name="fedsecure", version=version("fedsecure"), family=hd.sr.CodedConcept(*_INTELLIGENCE),
         parameters={"model": model_id},
