@@ -1,5 +1,6 @@
-"""The guides' own steps, docs/keys.md and then docs/pilot.md, in their order and with their files, typed at a coordinator
-and three sites that have a network namespace and an address each: the ceremony, the doctor, the study to its end.
+"""The guides' own steps, docs/keys.md and then docs/pilot.md, in their order and with their files: the ceremony, the
+doctor, the study to its end. They are typed at a coordinator and three sites, each with a network namespace and an
+address of its own.
 
 What is changed: the fingerprints that people would compare, the volumes, and a study small enough to end in a minute.
 """
@@ -90,6 +91,10 @@ class Machines:
         return [(words[0], words[3], words[4]) for words in map(str.split, told.splitlines())]
 
 
+    def established(self, node: str) -> list[tuple[str, str, str]]:
+        return [end for end in self.sockets(node) if end[0] == "ESTAB" and not end[1].startswith("127.")]
+
+
 @pytest.fixture
 def machines() -> Iterator[Machines]:
     if shutil.which("ip") is None or shutil.which("ss") is None:
@@ -113,7 +118,8 @@ def typed(guide: str, until: str = "") -> list[tuple[str, str]]:
 
 
 def block(first: str) -> str:
-    found = re.search(rf"^    {re.escape(first)}.*\n(?:    .*\n)*", (DOCS / "pilot.md").read_text("utf-8"), re.MULTILINE)
+    text = (DOCS / "pilot.md").read_text("utf-8")
+    found = re.search(rf"^    {re.escape(first)}.*\n(?:    .*\n)*", text, re.MULTILINE)
     assert found is not None
     return re.sub("^    ", "", found[0], flags=re.MULTILINE)
 
@@ -129,12 +135,12 @@ class Federation:
 
     def words(self, node: str, command: str) -> list[str]:
         """The command at a node, in its folder: a site types its own name, and the fingerprints it was told."""
-        if node != "hub" and "--pin" in command:
+        if node != "hub":
+            command = command.replace("north", node)
+        if "--pin" in command:
             others = [other for other in SITES if other != node]
             told = " ".join(f"--pin {other}:{SITES[other]}:{self.fingerprint(other)}" for other in others)
             command = re.sub(r"--pin .+", told, command)
-        if node != "hub":
-            command = command.replace("north", node)
         if re.search("roster (join|sign)", command):
             command += " --yes"  # a person is asked
         program, *rest = shlex.split(command)
@@ -180,15 +186,41 @@ class Federation:
 @pytest.mark.timeout(900)
 def test_the_guides_steps_on_machines_of_their_own(tmp_path: Path, machines: Machines) -> None:
     federation = Federation(tmp_path, machines)
+    _ceremony(federation)
+    health = _files(federation)
+    doctor, start, after = _phases(typed("pilot.md"))
+
+    for node, process in federation.everywhere(doctor).items():
+        assert process.wait(240) == 0, federation.log(node)
+        for category in ("label map", "modality", "spacing"):
+            assert re.search(rf"{category} +the same at east, north, south", federation.log(node)), federation.log(node)
+
+    processes = federation.everywhere(start)
+    dialled, alive = _watched(machines, processes, health)
+    for node, process in processes.items():
+        assert process.returncode == 0, federation.log(node)
+        assert read(federation.folders[node]).stopped == "finished"
+    assert dialled == set(SITES)
+    assert alive, "the health endpoint never said that its node is alive"
+
+    said = {"status": "stopped: finished", "veto": "vetoed"}
+    for who, command in after:
+        for node in ["hub"] if who == "hub" else list(SITES):
+            assert said[command.split()[1]] in federation.type(node, command)
+
+
+def _ceremony(federation: Federation) -> None:
     for who, command in typed("keys.md", "**Renewal**"):
-        nodes = ["hub"] if who == "hub" else list(SITES)
-        for node in nodes:
+        for node in ["hub"] if who == "hub" else list(SITES):
             if "roster invite" in command:  # one per site
                 for site, institution in SITES.items():
                     federation.type(node, command.replace("north", site).replace("st-mary", institution))
             else:
                 federation.type(node, command)
 
+
+def _files(federation: Federation) -> str:
+    """The two files of the guide and volumes, in their places. Returns where a site's health is asked for."""
     study, site = block('name = "pilot"'), block('coordinator = "tcp:')
     study = "baseline = false\n" + re.sub(r"weight = \d+", "weight = 2", study) + SMALL
     for number, (node, folder) in enumerate(federation.folders.items()):
@@ -196,37 +228,29 @@ def test_the_guides_steps_on_machines_of_their_own(tmp_path: Path, machines: Mac
         if node != "hub":
             write_phantom(folder / "volumes", 3, number, number, 48)
             (folder / "site.toml").write_text(site.replace("folder:/data/cardiac", "folder:volumes"))
+    found = re.search('health = "([0-9.:]+)"', site)
+    assert found is not None
+    return f"http://{found[1]}/health"
 
-    doctor, start, after = _phases(typed("pilot.md"))
-    processes = federation.everywhere(doctor)
-    for node, process in processes.items():
-        assert process.wait(240) == 0, federation.log(node)
-        for category in ("label map", "modality", "spacing"):
-            assert re.search(rf"{category} +the same at east, north, south", federation.log(node)), federation.log(node)
 
-    processes = federation.everywhere(start)
+def _watched(machines: Machines, processes: dict[str, subprocess.Popen[str]], health: str) -> tuple[set[str], bool]:
+    """Until all have ended: the sites that were connected to the coordinator, and whether one's health was answered.
+
+    Asserts that nobody but the coordinator is connected to, and that it dials nobody."""
+    ask = f"import urllib.request as u; print(u.urlopen('{health}').read().decode())"
     dialled: set[str] = set()
-    health = f"import urllib.request as u; print(u.urlopen('{_health(site)}').read().decode())"
+    alive = False
     while any(process.poll() is None for process in processes.values()):
         for node in SITES:
-            if processes[node].poll() is None:
-                dialled |= _dialled_out(machines, node)
-        for state, own, far in machines.sockets("hub"):
-            if state == "ESTAB" and not own.startswith("127."):
-                assert own == f"{ADDRESS['hub']}:7443", f"the coordinator dialled {far}"
-        if dialled == set(SITES) and health:
-            told = subprocess.run(machines.at("east", sys.executable, "-c", health), capture_output=True, text=True)
-            health = "" if '"alive": true' in told.stdout else health
+            dialled |= _dialled_out(machines, node)
+        for _, own, far in machines.established("hub"):
+            assert own == f"{ADDRESS['hub']}:7443", f"the coordinator dialled {far}"
+        if dialled and not alive:
+            asked = machines.at(min(dialled), sys.executable, "-c", ask)
+            told = subprocess.run(asked, check=False, capture_output=True, text=True)
+            alive = '"alive": true' in told.stdout
         time.sleep(0.5)
-    for node, process in processes.items():
-        assert process.returncode == 0, federation.log(node)
-        assert read(federation.folders[node]).stopped == "finished"
-    assert dialled == set(SITES)
-    assert health == "", "the health endpoint never said that its node is alive"
-
-    for who, command in after:
-        for node in ["hub"] if who == "hub" else list(SITES):
-            assert {"status": "stopped: finished", "veto": "vetoed"}[command.split()[1]] in federation.type(node, command)
+    return dialled, alive
 
 
 def _phases(commands: list[tuple[str, str]]) -> tuple[list[tuple[str, str]], ...]:
@@ -238,19 +262,12 @@ def _phases(commands: list[tuple[str, str]]) -> tuple[list[tuple[str, str]], ...
     return doctor, start, after
 
 
-def _health(site: str) -> str:
-    found = re.search('health = "([0-9.:]+)"', site)
-    assert found is not None
-    return f"http://{found[1]}/health"
-
-
 def _dialled_out(machines: Machines, node: str) -> set[str]:
-    """The node, if it is connected to the coordinator. It listens on loopback alone, and is connected to nobody else."""
-    connected = set()
-    for state, own, far in machines.sockets(node):
-        if state == "LISTEN":
-            assert own == "127.0.0.1:9402"
-        elif not own.startswith("127."):
-            assert far == f"{ADDRESS['hub']}:7443"
-            connected |= {node} if state == "ESTAB" else set()
-    return connected
+    """The node, if it is connected to the coordinator. It listens on loopback alone, and is connected to nobody else.
+
+    Nobody can have dialled a node that listens nowhere else."""
+    listening = {own for state, own, _ in machines.sockets(node) if state == "LISTEN"}
+    assert listening <= {"127.0.0.1:9402"}
+    far_ends = {far for _, _, far in machines.established(node)}
+    assert far_ends <= {f"{ADDRESS['hub']}:7443"}
+    return {node} if far_ends else set()
