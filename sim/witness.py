@@ -17,7 +17,7 @@ import msgspec
 from fedsecure.node import shell
 from fedsecure.node.__main__ import main as node
 from protocols.codec import encode
-from protocols.envelope import Opened
+from protocols.envelope import Opened, open_frame
 from protocols.messages import Kind, kind_of
 
 FILE: Final = "accepted.jsonl"
@@ -34,10 +34,10 @@ class Accepted(msgspec.Struct, frozen=True, array_like=True):
 
 
 def main(arguments: list[str]) -> int:
-    folder, life, inner = Path(arguments[1]), time.monotonic_ns(), shell.open_frame
+    folder, life, inner = Path(arguments[1]), time.monotonic_ns(), open_frame
     record = (folder / FILE).open("ab", buffering=0)  # with the system at once: a kill of the node loses no line
 
-    def open_frame(frame: bytes, **named: Any) -> Opened:
+    def witnessed(frame: bytes, **named: Any) -> Opened:
         opened = inner(frame, **named)
         message, what = opened.message, ""
         if kind_of(message) is Kind.RELEASE:
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
         record.write(msgspec.json.encode(Accepted(life, opened.sender, opened.seq, what, body)) + b"\n")
         return opened
 
-    shell.open_frame = open_frame
+    vars(shell)["open_frame"] = witnessed  # what a shell opens its frames with
     return node(arguments)
 
 
