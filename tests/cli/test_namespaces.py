@@ -90,7 +90,6 @@ class Machines:
         told = subprocess.run(self.at(node, "ss", "-Htan"), check=True, capture_output=True, text=True).stdout
         return [(words[0], words[3], words[4]) for words in map(str.split, told.splitlines())]
 
-
     def established(self, node: str) -> list[tuple[str, str, str]]:
         return [end for end in self.sockets(node) if end[0] == "ESTAB" and not end[1].startswith("127.")]
 
