@@ -73,11 +73,15 @@ class CoordinatorShell(Shell):
         self._transport = transport
         saved = self._store.get("coordinator")
         self._state = msgspec.json.decode(saved, type=CoordinatorState) if saved else begin(self._study)
+        self._leave_out_strangers()  # who was revoked while this node was down
 
     def follow(self, roster: Roster) -> None:
-        """Who is no longer in it has left, as by a veto: nobody waits for it, nothing of it is relayed or averaged."""
         super().follow(roster)
-        gone = (site for site in self._state.cohort if site not in roster.members)
+        self._leave_out_strangers()
+
+    def _leave_out_strangers(self) -> None:
+        """Who is not in the roster has left, as by a veto: not waited for any more, relayed or averaged."""
+        gone = (site for site in self._state.cohort if site not in self._roster.members)
         self._events.extend(FrameIn(site, Leave(LeaveReason.VETOED)) for site in gone)
 
     def close(self) -> None:
