@@ -116,7 +116,8 @@ def tune(
     consistency = _consistency(segmenter, job, unlabelled, len(steps))
     if not steps or not (labelled or consistency):
         return
-    supervision = _Supervision(segmenter, job, labelled) if labelled else None
+    generator = torch.Generator().manual_seed(derive_seed(job.study.seed, *_labels(job)))
+    supervision = Supervision(segmenter, labelled, settings.batch, generator) if labelled else None
     optimiser = torch.optim.AdamW(segmenter.parameters(), weight_decay=settings.weight_decay, fused=True)
     segmenter.train()
     for step in steps:
@@ -149,13 +150,16 @@ def _labels(job: Job) -> tuple[str | int, ...]:
     return ("finetune", job.site, str(job.stage.kind), job.stage.labelled, job.round)
 
 
-class _Supervision:
-    """The labelled loss of one site in one round."""
+class Supervision:
+    """The labelled loss, of batches of the subjects' slices that `generator` draws."""
 
-    def __init__(self, segmenter: Segmenter, job: Job, subjects: Sequence[Subject]) -> None:
+    def __init__(
+        self, segmenter: Segmenter, subjects: Sequence[Subject], batch: int, generator: torch.Generator
+    ) -> None:
+        """Raises ValueError where no subject has a label."""
         self._segmenter, self._slices = segmenter, Slices.of(subjects)
-        self._batch, self._device = job.study.finetune.batch, next(segmenter.parameters()).device
-        self._generator = torch.Generator().manual_seed(derive_seed(job.study.seed, *_labels(job)))
+        self._batch, self._device = batch, next(segmenter.parameters()).device
+        self._generator = generator
         # Dice over the batch: most slices lack some structure, whose own Dice says nothing of the others.
         self._loss_of = DiceCELoss(softmax=True, include_background=False, batch=True)
 
