@@ -14,10 +14,11 @@ cleaned. Only this module seals (an import contract says so), receivers drop wha
 given to nobody else.
 
 Order of a release: check, account, box, log and queue in one transaction, sign, send. A crash wastes the message; what
-is sent again is the stored message, under a new number and never encrypted anew. Patients' entries for prototypes are
-clipped and summed here, so that no trainer can skip it; weights are clipped where they enter a secure sum. What enters
-one never leaves in the clear. Noise joins between "check" and "account"; until it is here every release is accounted as
-non-private: epsilon is infinite.
+is sent again is the stored message, under a new number and never encrypted anew. Entries for prototypes are clipped
+row by row and summed here, which bounds each row; that a row is one patient, and all of it, is the trainer's promise:
+the gate cannot know. Weights are clipped where they enter a secure sum, and what enters one never leaves in the clear.
+Noise joins between "check" and "account"; until it is here every release is accounted as non-private: epsilon is
+infinite.
 """
 
 from __future__ import annotations

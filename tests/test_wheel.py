@@ -34,6 +34,9 @@ def test_the_wheel_holds_every_module_of_the_packages_and_nothing_else(wheel: Pa
         "fedsecure/cli/demo.toml",
         "fedsecure/report/page.html",
         "fedsecure/report/page.css",
+        "fedsecure/clinic/evaluation.html",
+        "fedsecure/clinic/viewer.html",
+        "fedsecure/clinic/viewer.js",
         "sim/reproduce/protocol.toml",
     ):
         assert data in names

@@ -50,6 +50,23 @@ def inspect_source(
     _inspect(source, settings, picture, salt, Console())
 
 
+@app.command()
+def phantom(
+    folder: Annotated[Path, typer.Argument(help="A new folder, then a source folder:PATH.")],
+    patients: Annotated[int, typer.Option(min=1, help="A sub-folder with two labelled volumes for each.")] = 6,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same patients.")] = 0,
+    size: Annotated[int, typer.Option(min=32, help="Pixels of a slice's edge.")] = 128,
+) -> None:
+    """Write phantom patients: synthetic, labelled, cardiac-like volumes in NIfTI, to try things on."""
+    from fedsecure.data.phantom import write_phantom
+    from fedsecure.errors import SettingsError
+
+    if folder.exists() and any(folder.iterdir()):
+        raise SettingsError("the folder is not empty: name another one, nothing is overwritten")
+    write_phantom(folder, patients, seed, size=size)
+    typer.echo(f"{patients} phantom patients: {folder}")
+
+
 def _settings(structures: list[str], spacing: list[str], plain: Mapping[str, object]) -> DataSettings:
     import msgspec
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fedsecure.cli import audit, bench, budget, data, doctor, keys, pilot, reproduce, roster, simulate
+from fedsecure.cli import audit, bench, budget, clinic, data, doctor, keys, pilot, reproduce, roster, simulate
 from fedsecure.errors import DataError, FedsecureError
 from keys.errors import KeysError
 
@@ -33,6 +33,10 @@ app.command()(pilot.site)
 app.command()(pilot.status)
 app.command()(doctor.doctor)
 app.command()(pilot.veto)
+app.command()(clinic.export)
+app.command()(clinic.predict)
+app.command()(clinic.evaluate)
+app.command()(clinic.finetune)
 
 
 def _version(wanted: bool) -> None:

@@ -122,6 +122,21 @@ def read_series(slices: Sequence[Path]) -> Raw:
     return Raw(voxels, _affine(headers[order[0]], gap))
 
 
+def read_modality(slices: Sequence[Path]) -> str | None:
+    """The modality that the series' first file names, such as "MR"; None where it names none."""
+    with _private(slices[0]):
+        found = pydicom.dcmread(slices[0], stop_before_pixels=True, specific_tags=["Modality"]).get("Modality")
+    return None if not found else str(found)
+
+
+def source_images(slices: Sequence[Path]) -> list[Dataset]:
+    """The images of one frame as pydicom has them, in the order in which `read_series` stacks them, for an object that
+    refers to them. They hold the patient's name: for the hospital's own files alone. Raises DataError."""
+    read = [_read(file) for file in slices]
+    positions = [_header(dataset, file).along_normal for dataset, file in zip(read, slices, strict=True)]
+    return [read[i] for i in np.argsort(positions, kind="stable")]
+
+
 @contextmanager
 def _private(file: Path, reason: str = _DAMAGED) -> Iterator[None]:
     """Everything of pydicom happens in here. Raises DataError for whatever goes wrong, without a word of the header.

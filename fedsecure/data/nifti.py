@@ -26,6 +26,10 @@ _LONGEST_HEADER = 540
 _MOST_FRAMES = 32767  # of NIfTI-1; a NIfTI-2 header that says more is damaged
 _EDGE_MM = (1e-4, 1e4)  # of a voxel
 _FLATTEST = 0.01  # volume spanned by the directions of the three axes: 1 at right angles
+_GEOMETRY = (
+    "pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
+    "srow_x", "srow_y", "srow_z", "xyzt_units",
+)  # fmt: skip
 
 
 class NiftiReader:
@@ -73,6 +77,23 @@ def frame_indices(path: Path) -> tuple[int | None, ...]:
 def write(path: Path, voxels: npt.NDArray[np.generic], affine: npt.NDArray[np.float64]) -> None:
     """An array [X, Y, Z] or [X, Y, Z, T] as a NIfTI-1 file, in the array's own type."""
     nibabel.save(nibabel.Nifti1Image(voxels, affine), path)
+
+
+def label_bytes(labels: npt.NDArray[np.uint8], affine: npt.NDArray[np.float64], like: Path | None) -> bytes:
+    """A gzipped NIfTI file of labels [X, Y, Z] or [X, Y, Z, T]. `like` is the file whose grid they are on: of its
+    header all that says where voxels lie comes over unchanged, and nothing else, as its texts may name the patient."""
+    if like is None:
+        made = nibabel.Nifti1Image(labels, affine)
+        made.header.set_xyzt_units("mm", "sec")
+    else:
+        source = _parse(_content(like), like)
+        header = type(source.header)()
+        for name in _GEOMETRY:
+            header[name] = source.header[name]
+        header.set_data_dtype(labels.dtype)
+        made = type(source)(labels, None, header)
+    made.header.set_intent("label")
+    return gzip.compress(made.to_bytes(), compresslevel=6, mtime=0)
 
 
 def axis_codes(affine: npt.NDArray[np.float64]) -> str:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows it by
 from monai.data import MetaTensor
@@ -52,6 +53,18 @@ class Grid:
         return f"Grid(shape={self.image.shape}, labelled={self.label is not None})"
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the network sees of one image, and where that lies. image: [Z, H, W]; affine: [4, 4], (x, y, z) of its
+    pixels -> mm in the axes of the file."""
+
+    image: FloatArray
+    affine: npt.NDArray[np.float64]
+
+    def __repr__(self) -> str:
+        return f"Seen(shape={self.image.shape})"
+
+
 class FrameReader:
     """Reads and checks frames of any layout. Holds one file at a time."""
 
@@ -75,19 +88,34 @@ class FrameReader:
 
 def prepare_frame(frame: FrameFiles, settings: DataSettings, reader: FrameReader) -> Grid:
     """Read, check and transform one frame. Raises DataError with the reason when it cannot be used."""
+    raw, label = read_frame(frame, settings, reader)
+    seen = prepare_image(raw, settings, frame.image)
+    x, y, z = Raw(raw.voxels, seen.affine).spacing_mm
+    return Grid(
+        image=seen.image,
+        label=None if label is None else _label_grid(label, settings, frame.image),
+        spacing_mm=(z, y, x),
+    )
+
+
+def read_frame(frame: FrameFiles, settings: DataSettings, reader: FrameReader) -> tuple[Raw, Raw | None]:
+    """Image and label as stored, checked against each other. Raises DataError with the reason when one cannot be
+    used."""
     raw = reader.image(frame)
     label = reader.label(frame)
     if frame.label is not None and label is not None:
         _check_label(label, raw, settings, frame.label)
-    oriented = _oriented(raw, settings, "bilinear", frame.image)
-    image = _square(oriented, settings, frame.image)
-    side = settings.crop or max(oriented.shape[1:3])
-    x, y, z = Raw(raw.voxels, oriented.affine.numpy()).spacing_mm
-    return Grid(
-        image=_resized(image, settings.size, "bilinear").numpy(),
-        label=None if label is None else _label_grid(label, settings, frame.image),
-        spacing_mm=(z, y * side / settings.size, x * side / settings.size),
-    )
+    return raw, label
+
+
+def prepare_image(raw: Raw, settings: DataSettings, file: Path) -> Seen:
+    """Steps 1 to 6 for an image. Raises DataError when it cannot be used; `file` is named in it."""
+    oriented = _oriented(raw, settings, "bilinear", file)
+    square = _square(oriented, settings, file)
+    step = square.shape[1] / settings.size  # of the square's pixels, from one pixel of the network's to the next
+    shrink = np.diag([step, step, 1.0, 1.0])
+    shrink[:2, 3] = (step - 1) / 2  # edges lie on edges, not centres on centres
+    return Seen(_resized(square.as_tensor(), settings.size, "bilinear").numpy(), square.affine.numpy() @ shrink)
 
 
 def reverses_z(raw: Raw, settings: DataSettings) -> bool:
@@ -113,12 +141,12 @@ def _oriented(raw: Raw, settings: DataSettings, mode: str, file: Path) -> Any:
     return volume
 
 
-def _square(oriented: Any, settings: DataSettings, file: Path) -> torch.Tensor:
-    """Steps 3 to 5 for an image: [1, side, side, Z]."""
+def _square(oriented: Any, settings: DataSettings, file: Path) -> Any:
+    """Steps 3 to 5 for an image: a MetaTensor [1, side, side, Z]."""
     side = settings.crop or max(oriented.shape[1:3])
     cropped = CenterSpatialCrop((side, side, -1))(oriented)
-    normalised = _normalised(cropped.numpy(), file)
-    return _padded(torch.from_numpy(normalised), side, float(normalised.min()))
+    normalised = MetaTensor(torch.from_numpy(_normalised(cropped.numpy(), file)), affine=cropped.affine)
+    return _padded(normalised, side, float(normalised.min()))
 
 
 def _normalised(voxels: FloatArray, file: Path) -> FloatArray:
@@ -135,13 +163,12 @@ def _label_grid(label: Raw, settings: DataSettings, file: Path) -> LabelArray:
     oriented = _oriented(label, settings, "nearest", file)
     side = settings.crop or max(oriented.shape[1:3])
     cropped = CenterSpatialCrop((side, side, -1))(oriented)
-    resized = _resized(_padded(cropped.as_tensor(), side, 0.0), settings.size, "nearest-exact")
+    resized = _resized(_padded(cropped, side, 0.0).as_tensor(), settings.size, "nearest-exact")
     return resized.round().to(torch.uint8).numpy()
 
 
-def _padded(volume: torch.Tensor, side: int, value: float) -> torch.Tensor:
-    padded: torch.Tensor = SpatialPad((side, side, -1), mode="constant", value=value)(volume).as_tensor()
-    return padded
+def _padded(volume: Any, side: int, value: float) -> Any:
+    return SpatialPad((side, side, -1), mode="constant", value=value)(volume)
 
 
 def _resized(volume: torch.Tensor, size: int, mode: str) -> torch.Tensor:

@@ -10,7 +10,7 @@ from fedsecure.config import SumFloors
 from fedsecure.egress import RoundContext
 from fedsecure.errors import GateRefused
 from fedsecure.learning import prototypes
-from fedsecure.learning.parts import encoder_of
+from fedsecure.learning.parts import start_of
 from fedsecure.node.events import (
     CancelTraining,
     Effect,
@@ -36,7 +36,7 @@ from fedsecure.node.site_target import find_target, keep_model, keep_target
 from fedsecure.node.trainer import Answer, Trained, TrainOrder
 from fedsecure.node.workbench import ENCODER, MODEL, SUM, TARGET, unpack_shared
 from fedsecure.packing import Malformed, pack_model, unpack_arrays, unpack_model
-from fedsecure.plan import StageKind, has_target, made, offered, schedule
+from fedsecure.plan import StageKind, has_target, keeps_decoder, made, offered, schedule
 from fedsecure.progress import Refused
 from fedsecure.types import Flow, Update, schema_of
 from keys.roster import Roster
@@ -211,7 +211,7 @@ class SiteShell(Shell):
             return
         model = self._store.read(MODEL)
         if self._sum.result_of(stage) == model_digest(model):
-            self._store.write(ENCODER, pack_model(encoder_of(unpack_model(model))))
+            self._store.write(ENCODER, pack_model(start_of(unpack_model(model), keeps_decoder(self._study))))
         else:
             self._refused(self._roster.coordinator, "a stage ends with the model that came of its last sum")
 

@@ -23,7 +23,7 @@ from fedsecure.config import Run, Site, Study, load
 from fedsecure.errors import SettingsError
 from fedsecure.files import write_atomic
 from fedsecure.learning import prototypes
-from fedsecure.learning.parts import encoder_of
+from fedsecure.learning.parts import start_of
 from fedsecure.packing import pack_arrays, pack_model, unpack_arrays, unpack_bank, unpack_model, unpack_vector
 from fedsecure.plan import Init, has_target, pretrains_alone, schedule, shared_flow
 from fedsecure.progress import Observe
@@ -97,8 +97,10 @@ class Workbench:
             return
         path, encoder = self._folder / ENCODER, None
         if self._study.start == "encoder":
-            encoder = encoder_of(model)
-            if round_ or hashlib.sha256(pack_model(encoder)).hexdigest() != self._study.encoder:
+            found = (start_of(model, decoder) for decoder in (False, True))
+            named = (part for part in found if hashlib.sha256(pack_model(part)).hexdigest() == self._study.encoder)
+            encoder = next(named, None)
+            if round_ or encoder is None:
                 return
         elif path.is_file():
             encoder = unpack_model(path.read_bytes())

@@ -19,7 +19,7 @@ from protocols.transport.memory import MemoryHub
 from protocols.transport.zmq_curve import CurveClient, CurveServer
 
 MAXIMUM = 1 << 20
-SOON = 5.0  # seconds in which loopback has delivered
+SOON = 20.0  # seconds in which loopback has delivered
 NEVER = 0.3  # seconds after which nothing more is expected
 
 
