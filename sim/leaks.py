@@ -15,17 +15,19 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import zoom
 from scipy.special import ndtri
 
-from fedsecure.audit.likeness import pooled
 from fedsecure.config import Study
 from fedsecure.learning.dispatch import initial_model, run
 from fedsecure.learning.job import Job
 from fedsecure.types import Cohort, Flow, FloatArray, State, Update
 
 _ROUND_PART: Final = 64  # values of a volume that leave in one round, where it is split
-_SIDE: Final = 32  # of a crop, and of a slice sent smaller
-_TAG: Final = np.uint32(1)
+_SIDE: Final = 32  # of a crop
+_SMALL: Final = 24  # of a slice sent smaller
+_LOWEST: Final = np.uint32(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class Leak:
         return f"Leak({self.update.flow}, bits={self.bits:.0f})"
 
 
+Octets = npt.NDArray[np.uint8]
 Trainer = Callable[[Update, FloatArray, int], Leak]  # honest update, volume [Z, H, W], round
 
 
@@ -54,8 +57,9 @@ def half_precision_crop(honest: Update, volume: FloatArray, _: int) -> Leak:
 
 
 def smaller_slice(honest: Update, volume: FloatArray, _: int) -> Leak:
-    """A slice brought to 16 x 16, in the update's own units."""
-    small = np.ravel(pooled(_middle(volume)[None])[0])
+    """A slice brought to 24 x 24 by interpolation, in the update's own units."""
+    plane = _middle(volume)
+    small = np.ravel(zoom(plane, (_SMALL / plane.shape[0], _SMALL / plane.shape[1]), order=1))
     return _over(honest, _in_units(small, honest), 32)
 
 
@@ -90,7 +94,7 @@ def low_bit(honest: Update, volume: FloatArray, round_: int) -> Leak:
     name, values = _largest(honest)
     raw = values.view(np.uint32)
     bits = bits[: len(raw)]
-    raw[: len(bits)] = (raw[: len(bits)] & ~_TAG) | bits
+    raw[: len(bits)] = (raw[: len(bits)] & ~_LOWEST) | bits
     return Leak(_with(honest, name, raw.view(np.float32)), float(len(bits)))
 
 
@@ -98,8 +102,7 @@ def noise_like(honest: Update, volume: FloatArray, round_: int) -> Leak:
     """Voxels in 256 greys under a cipher, as values that are distributed as the tensor's noise would be."""
     codes = _ciphered(_greys(_middle(volume)), round_)
     values = ndtri((codes + 0.5) / 256).astype(np.float32)
-    leak = _over(honest, _in_units(values, honest), 8)
-    return leak
+    return _over(honest, _in_units(values, honest), 8)
 
 
 def row_order(honest: Update, volume: FloatArray, _: int) -> Leak:
@@ -126,7 +129,7 @@ def metric_name(honest: Update, volume: FloatArray, _: int) -> Leak:
 def weight_name(honest: Update, volume: FloatArray, _: int) -> Leak:
     """A slice in the name of a tensor."""
     text = _greys(_middle(volume)).tobytes().hex()
-    first, *_rest = honest.arrays
+    first = next(iter(honest.arrays))
     arrays = {text if name == first else name: array for name, array in honest.arrays.items()}
     return Leak(Update(honest.flow, arrays), 4.0 * len(text))
 
@@ -169,7 +172,7 @@ def _middle(volume: FloatArray) -> FloatArray:
     return volume[len(volume) // 2]
 
 
-def _greys(image: FloatArray) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def _greys(image: FloatArray) -> Octets:
     low, high = image.min(), image.max()
     return np.rint((image - low) * (255 / (high - low))).astype(np.uint8)
 
@@ -198,7 +201,7 @@ def _in_units(values: FloatArray, honest: Update) -> FloatArray:
     return np.asarray(scaled, np.float32)
 
 
-def _in_low_bits(honest: Update, octets: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Leak:
+def _in_low_bits(honest: Update, octets: Octets) -> Leak:
     """[n, k] bytes into the k low bytes of the first n weights."""
     name, flat = _largest(honest)
     octets = octets[: len(flat)]
@@ -206,10 +209,9 @@ def _in_low_bits(honest: Update, octets: np.ndarray[tuple[int, ...], np.dtype[np
     return Leak(_with(honest, name, flat), 8.0 * octets.size)
 
 
-def _ciphered(greys: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], key: int) -> FloatArray:
+def _ciphered(greys: Octets, key: int) -> Octets:
     """Under a stream that whoever receives it has as well. Any cipher does for a leak."""
-    stream = np.random.default_rng(key).integers(0, 256, greys.size, np.uint8)
-    return np.asarray(np.ravel(greys) ^ stream, np.uint8)
+    return np.ravel(greys) ^ np.random.default_rng(key).integers(0, 256, greys.size, np.uint8)
 
 
 def _permutation(number: int, rows: int) -> list[int]:

@@ -25,11 +25,12 @@ SIDE: Final = 16
 WIDTHS: Final = (16, 20, 24, 28, 32, 40, 48, 56, 64, 96, 128)
 LIKE: Final = 0.8
 MOST: Final = 4096  # slices that are compared with
-_SMOOTH: Final = 0.4  # correlation of a value with the next one, over a block
-_ROWS: Final = 0.5  # and with the one below it, over a picture
+_SMOOTH: Final = 0.25  # correlation of a value with the next one, over a block
+_ROWS: Final = 0.4  # and with the one below it, over a picture
 _BLOCK: Final = 128
+_BESIDE: Final = 1  # blocks beside a smooth one that its picture may reach into
 _APART: Final = 4  # pixels by which the null is shifted at least
-_LARGEST: Final = 4096  # pictures that are looked at in one update
+_LARGEST: Final = 1 << 14  # pictures that are looked at in one update; of more, every k-th
 _AT_A_TIME: Final = 1 << 20  # values of pictures in memory
 _EULER: Final = 0.5772156649
 
@@ -68,7 +69,8 @@ def alike(values: Array, slices: Gallery, alpha: float) -> float:
     pictures = [batch for run in _smooth_runs(values) for batch in _pictures(run)]
     if not pictures or not len(slices.slices):
         return 0.0
-    every = np.concatenate(pictures)[:_LARGEST]
+    every = np.concatenate(pictures)
+    every = every[:: -(-len(every) // _LARGEST)]
     likenesses = _likenesses(every, slices)
     best = int(np.argmax(likenesses))
     found = float(likenesses[best])
@@ -84,10 +86,10 @@ def _smooth_runs(values: Array) -> Iterator[Array]:
     energy = (blocks**2).sum(1)
     along = (blocks[:, 1:] * blocks[:, :-1]).sum(1)
     smooth = (energy > 0) & (along > _SMOOTH * energy)
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], smooth.astype(np.int8), [0]])))
+    near = np.convolve(np.pad(smooth, _BESIDE), np.ones(2 * _BESIDE + 1), "valid") > 0
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], near.astype(np.int8), [0]])))
     for start, end in zip(edges[::2], edges[1::2], strict=True):
-        # The picture may begin and end inside the blocks beside.
-        yield values[max(0, int(start) - 1) * _BLOCK : (int(end) + 1) * _BLOCK]
+        yield values[int(start) * _BLOCK : (int(end) + 1) * _BLOCK]  # with what is left over at the end
 
 
 def _pictures(run: Array) -> Iterator[Array]:

@@ -1,4 +1,4 @@
-"""`fedsecure audit`: what can be tried against a study, and who refuses it."""
+"""`fedsecure audit`: what can be tried against a study and who refuses it, what left a machine, what is installed."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Try abuse and faults against a study.", no_args_is_help=True)
+app = typer.Typer(help="Try abuse, faults and leaks against a study; check what left.", no_args_is_help=True)
 
 
 @app.callback()
 def _audit() -> None:
-    """Try abuse and faults against a study."""
+    """Try abuse, faults and leaks against a study; check what left."""
 
 
 @app.command()
@@ -47,5 +47,37 @@ def security(
         from dataclasses import asdict
 
         out.write_bytes(msgspec.json.format(msgspec.json.encode([asdict(row) for row in found.rows])) + b"\n")
+    if not found.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def leaks(
+    study: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="The study file.")],
+    rounds: Annotated[int, typer.Option(min=1, help="Honest rounds that each trainer spoils.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Run every leaky trainer that we know against STUDY's gate and content tests, with phantom patients.
+
+    One table: the leak, in how many rounds it was stopped and by what, and how many bits it carries. Exit code 1 if a
+    clean round was refused, or a leak got through that should not.
+    """
+    import json
+
+    from fedsecure.config import load_study
+    from sim.leakage import leakage
+
+    settings = load_study(study)
+    with tempfile.TemporaryDirectory(prefix="fedsecure-leaks-") as folder:
+        found = leakage(settings, Path(folder) / "run", rounds)
+    if as_json:
+        typer.echo(json.dumps(found._asdict() | {"rows": [row._asdict() for row in found.rows]}))
+    else:
+        for row in found.rows:
+            typer.secho(f"{row.leak:38} {row.caught:4} of {row.rounds:<4} {row.caught_by or 'not found':14} "
+                        f"{row.bits:12,.0f} bits", fg=None if row.caught == row.rounds else "yellow")  # fmt: skip
+        typer.echo(f"{found.false_alarms} of {found.clean} clean updates refused")
+        typer.echo(f"an update has room for {found.capacity_bits:,.0f} bits, as nothing is noised; "
+                   f"a volume holds about {found.volume_bits:,.0f}")  # fmt: skip
     if not found.passed:
         raise typer.Exit(1)
