@@ -22,7 +22,7 @@ from scipy.special import ndtri
 from fedsecure.config import Study
 from fedsecure.learning.dispatch import initial_model, run
 from fedsecure.learning.job import Job
-from fedsecure.types import Cohort, Flow, FloatArray, State, Update
+from fedsecure.types import Cohort, FloatArray, Flow, State, Update
 
 _ROUND_PART: Final = 64  # values of a volume that leave in one round, where it is split
 _SIDE: Final = 32  # of a crop
@@ -64,7 +64,7 @@ def smaller_slice(honest: Update, volume: FloatArray, _: int) -> Leak:
 
 
 def hidden_slice(honest: Update, volume: FloatArray, _: int) -> Leak:
-    """A slice with the mean and the spread of the weights that it stands in for, somewhere inside the largest tensor."""
+    """A slice with the mean and spread of the weights in whose place it stands, inside the largest tensor."""
     plane = np.ravel(_middle(volume))
     return _over(honest, _in_units(plane, honest), 32, at=317)
 
@@ -169,12 +169,12 @@ def honest_rounds(study: Study, cohort: Cohort, rounds: int) -> Iterator[dict[Fl
 
 
 def _middle(volume: FloatArray) -> FloatArray:
-    return volume[len(volume) // 2]
+    return np.asarray(volume[len(volume) // 2], np.float32)
 
 
 def _greys(image: FloatArray) -> Octets:
     low, high = image.min(), image.max()
-    return np.rint((image - low) * (255 / (high - low))).astype(np.uint8)
+    return np.asarray(np.rint((image - low) * (255 / (high - low))), np.uint8)
 
 
 def _largest(honest: Update) -> tuple[str, FloatArray]:
@@ -211,7 +211,7 @@ def _in_low_bits(honest: Update, octets: Octets) -> Leak:
 
 def _ciphered(greys: Octets, key: int) -> Octets:
     """Under a stream that whoever receives it has as well. Any cipher does for a leak."""
-    return np.ravel(greys) ^ np.random.default_rng(key).integers(0, 256, greys.size, np.uint8)
+    return np.asarray(np.ravel(greys) ^ np.random.default_rng(key).integers(0, 256, greys.size, np.uint8))
 
 
 def _permutation(number: int, rows: int) -> list[int]:

@@ -23,7 +23,7 @@ def noised(dimension: int, clip: float, deviation: float) -> float:
     channels under one power limit). Infinite without noise."""
     if deviation <= 0:
         return math.inf
-    return dimension / 2 * math.log2(1 + clip**2 / (dimension * deviation**2))
+    return dimension / 2 * math.log1p(clip**2 / (dimension * deviation**2)) / math.log(2)
 
 
 def order(count: int) -> float:

@@ -1,4 +1,4 @@
-"""Windows of consecutive values that can be recognised in other units: a rolling hash that scale and sign do not change.
+"""Windows of consecutive values, recognised in any unit: a rolling hash that scale and sign do not change.
 
     window       28 consecutive values, in one of the orders in which an array can be written out
     pattern      27 bits: whether each value is above the one before it
@@ -6,9 +6,9 @@
     sampled      keys below a threshold only, the same ones on both sides, so that cost and memory are bounded
     match        equal keys, and a correlation of the two windows of `ALIKE` at least
 
-A pattern survives whatever keeps the order of values: float16 and float32, other units, normalisation, 8 bits and more.
-Rolling as in winnowing (Schleimer, Wilkerson and Aiken, SIGMOD 2003): what is kept hangs on the content alone, so a part
-of a volume is found wherever it begins.
+A pattern survives whatever keeps the order of values: float16 and float32, other units, normalisation, 8 bits or more.
+Rolling as in winnowing (Schleimer, Wilkerson and Aiken, SIGMOD 2003): what is kept hangs on the content alone, so that
+a part of a volume is found wherever it begins.
 """
 
 from __future__ import annotations
@@ -63,16 +63,16 @@ def _keys(values: Array, threshold: int) -> tuple[Keys, Positions]:
     # Patterns of 2, 4, 8 and 16 bits from those of half as many, then 16 + 8 + 2 + 1.
     forwards, backwards = {1: up}, {1: up}
     while width < 16:
-        ahead = (ahead[:-width] << width) | ahead[width:]
-        back = (back[width:] << width) | back[:-width]
+        ahead = (ahead[:-width] << np.uint32(width)) | ahead[width:]
+        back = (back[width:] << np.uint32(width)) | back[:-width]
         width *= 2
         forwards[width], backwards[width] = ahead, back
     pattern, mirror = forwards[16], backwards[16]
     width = 16
     for more in (8, 2, 1):
         size = len(up) - width - more + 1
-        pattern = (pattern[:size] << more) | forwards[more][width : width + size]
-        mirror = (backwards[more][width : width + size] << width) | mirror[:size]
+        pattern = (pattern[:size] << np.uint32(more)) | forwards[more][width : width + size]
+        mirror = (backwards[more][width : width + size] << np.uint32(width)) | mirror[:size]
         width += more
     canonical = np.minimum(np.minimum(pattern, pattern ^ _MASK), np.minimum(mirror, mirror ^ _MASK))
     keys = canonical * _SPREAD
@@ -84,7 +84,7 @@ def _keys(values: Array, threshold: int) -> tuple[Keys, Positions]:
 
 
 def windows_at(values: Array, positions: Positions) -> Windows:
-    """[n, WINDOW] int8: each window with its mean taken off, scaled to 127; zeros, which are like nothing, for a spike."""
+    """[n, WINDOW] int8: each window with its mean taken off, scaled to 127; zeros, like nothing else, for a spike."""
     if not len(positions):
         return np.empty((0, WINDOW), np.int8)
     taken = sliding_window_view(values, WINDOW)[positions].astype(np.float32)

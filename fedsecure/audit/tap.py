@@ -1,7 +1,7 @@
 """Content tests: whether an update, before clipping and noise, holds what must not leave.
 
     copy       windows of a volume of the cohort, in any order, unit or packing that `readings` knows (fingerprint)
-    file       a gzip stream, or DICOM, NIfTI, npy or pickle (magic); what a gzip stream holds is looked at as well
+    file       a gzip stream, or DICOM, NIfTI, npy or pickle, whatever it holds (magic)
     likeness   a slice at lower resolution, by correlation (likeness)
     canary     a watermark that was planted in the cohort (canary)
 
@@ -28,7 +28,6 @@ from fedsecure.types import FloatArray, State, Update
 COPIES: Final = 3  # windows of a copy, in one study, at which nothing more leaves
 ALPHA: Final = 1e-2  # false alarms of all tests with a p-value, over one study
 _SMALLER: Final = (2, 4)  # times that slices are copied at lower resolution
-_INFLATED: Final = 1 << 24  # bytes of a gzip stream that are looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +86,7 @@ def examine(arrays: State, known: Reference, alpha: float) -> Finding:
     """Every test on one update. alpha: false alarms of each test with a p-value."""
     values = readings.flat(arrays)
     copies, reading = _copies(values, known)
-    name = ""
-    for raw in readings.files(values):
-        for name, at in magic.found_in(raw):
-            if raw[at:].startswith(magic.GZIP):
-                inside = _numbers(magic.inflated(raw, at, _INFLATED))
-                copies = max(copies, *(_copies(part, known)[0] for part in inside))
-            break
-        if name:
-            break
+    name = next((name for raw in readings.files(values) for name, _ in magic.found_in(raw)), "")
     return Finding(
         copies, reading, name, likeness.alike(values, known.gallery, alpha),
         any(canary.shows(values, mark, alpha / len(known.watermarks)) for mark in known.watermarks),
@@ -133,13 +124,6 @@ def _copies(values: FloatArray, known: Reference) -> tuple[int, str]:
             if found > most:
                 most, best = found, reading
     return most, best
-
-
-def _numbers(raw: bytes) -> list[FloatArray]:
-    """What the bytes of an unpacked file could be as numbers."""
-    whole = raw[: len(raw) // 4 * 4]
-    parts = [np.frombuffer(whole, kind) for kind in ("<f4", "<f2", "<i2", "u1")]
-    return [readings.finite(part) for part in parts]
 
 
 def _smaller(volume: FloatArray) -> Iterable[FloatArray]:
