@@ -149,6 +149,8 @@ TRAINERS: Final[Mapping[str, tuple[Flow, Trainer]]] = {
     "text in metric names": (Flow.METRICS, metric_name),
     "text in tensor names": (Flow.WEIGHTS, weight_name),
 }
+# Found by likeness alone, which misses some: where the picture lies badly in the blocks that are looked at
+LIKENESS_ALONE: Final = frozenset({"down-sampled slice"})
 KNOWN_MISSES: Final = frozenset(
     {"least-significant-bit steganography", "values like noise", "order of rows", "number of rows"}
 )

@@ -28,9 +28,9 @@ MOST: Final = 4096  # slices that are compared with
 _SMOOTH: Final = 0.25  # correlation of a value with the next one, over a block
 _ROWS: Final = 0.4  # and with the one below it, over a picture
 _BLOCK: Final = 128
-_BESIDE: Final = 2  # blocks beside a smooth one that its picture may reach into
+_BESIDE: Final = 1  # blocks beside a smooth one that its picture may reach into
 _APART: Final = 4  # pixels by which the null is shifted at least
-_LARGEST: Final = 1 << 15  # pictures that are looked at in one update; of more, every k-th
+_LARGEST: Final = 1 << 14  # pictures that are looked at in one update; of more, every k-th
 _AT_A_TIME: Final = 1 << 20  # values of pictures in memory
 _EULER: Final = 0.5772156649
 
