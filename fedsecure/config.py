@@ -22,6 +22,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
 Framework = Literal[
     "fcl", "fclopt", "local", "rotation", "simclr", "swav", "fedca", "byol", "fedema", "moco", "mae"
 ]  # fmt: skip
+Precision = Literal["float32", "bfloat16"]
 OWN_SETTINGS: Final[frozenset[Framework]] = frozenset({"swav", "fedca", "fedema", "mae"})  # sections of a study
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -63,6 +64,18 @@ class ModelSettings(_Frozen):
     norm: Literal["instance", "group"] = "instance"
     hidden: Annotated[int, Field(ge=8)] = 128  # width of projector and predictor
     features: Annotated[int, Field(ge=8)] = 64  # d, width of the shared vectors
+    # Of the U-Net's convolutions; weights, heads and losses are float32. bfloat16 is mixed precision: docs/method.md 5
+    precision: Precision = "float32"
+
+
+class DenseSettings(_Frozen):
+    """Local contrast of FCL and FCLOpt, which trains the decoder beside the encoder: learning/dense.py. Values ours."""
+
+    weight: Annotated[float, Field(ge=0)] = 0.0  # of the local loss; 0: the decoder is not pre-trained
+    temperature: Annotated[float, Field(gt=0)] = 0.2
+    pixels: Annotated[int, Field(ge=2)] = 48  # places of a slice that are compared in a step
+    apart: Annotated[float, Field(gt=0, lt=1)] = 0.125  # of half the side: nearer places are no negatives
+    negatives: Literal["slice", "batch"] = "slice"  # other places of the same slice, or of all the batch's too
 
 
 class PretrainSettings(_Frozen):
@@ -99,6 +112,7 @@ class PretrainSettings(_Frozen):
     prototype_clip: Annotated[float, Field(gt=0, le=1000)] = 1.0  # C_f: largest norm of all that a patient adds
     # "separable": a sum over patients, each with itself and with what other sites released; docs/method.md 2.6
     loss: Literal["batch", "separable"] = "batch"
+    dense: DenseSettings = DenseSettings()  # FCL and FCLOpt
     # FCLOpt only
     positives: Literal["view", "partition"] = "partition"  # pair two views, or same-partition slices of two patients
     # Share of a batch's mean projection by which the projector's bias goes down at each step. At 0 the norm of the mean
@@ -112,6 +126,15 @@ class PretrainSettings(_Frozen):
     distance: Literal["none", "r1", "r2"] = "r1"
     threshold: Annotated[float, Field(ge=0)] = 0.02  # delta: relative distance up to which a prediction is good enough
     refresh: Annotated[int, Field(ge=1)] = 10  # R: a prediction is measured at least every so many rounds
+
+    @model_validator(mode="after")
+    def _pixels_are_separable_too(self) -> Self:
+        if self.dense.weight and self.loss == "separable" and self.dense.negatives != "slice":
+            raise ValueError(
+                'loss = "separable" is a sum over patients, and pixels of other patients would be negatives: write '
+                '[pretrain.dense] negatives = "slice"'
+            )
+        return self
 
     @model_validator(mode="after")
     def _distance_has_a_prediction(self) -> Self:
@@ -154,6 +177,20 @@ class MaeSettings(_Frozen):
 
     masked: Annotated[float, Field(gt=0, lt=1)] = 0.6  # share of each view's patches
     patch: Literal[4, 8, 16] = 8  # pixels of a patch's side
+    keep_decoder: bool = False  # fine-tuning starts from it too, but for its last layer
+
+
+class ConsistencySettings(_Frozen):
+    """Weak-to-strong consistency on the unlabelled slices: learning/consistency.py. Threshold, drop and share of mixed
+    slices are FixMatch's and UniMatch's, the rest is ours."""
+
+    weight: Annotated[float, Field(ge=0)] = 0.0  # of the unlabelled loss beside the labelled one; 0: off
+    threshold: Annotated[float, Field(ge=0, lt=1)] = 0.95  # probability from which a pixel has a pseudo-label
+    batch: Annotated[int, Field(ge=1)] = 8  # unlabelled slices a step
+    ramp: Annotated[float, Field(ge=0, le=1)] = 0.3  # share of the steps over which the weight grows
+    teacher: Annotated[float, Field(ge=0, lt=1)] = 0.0  # EMA momentum of who pseudo-labels; 0: the network itself
+    mixed: Annotated[float, Field(ge=0, le=1)] = 0.5  # share of strong views with a box out of another slice (CutMix)
+    dropped: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of features dropped in a second strong view; 0: none
 
 
 class FinetuneSettings(_Frozen):
@@ -168,6 +205,7 @@ class FinetuneSettings(_Frozen):
     batch: Annotated[int, Field(ge=1)] = 8
     learning_rate: Annotated[float, Field(gt=0)] = 5e-3  # AdamW, one cycle, 10 % warm-up; 1e-2 was worse (.56 at N=1)
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    consistency: ConsistencySettings = ConsistencySettings()
 
 
 class PrivacySettings(_Frozen):
@@ -262,6 +300,10 @@ class Study(_Frozen):
             raise ValueError("finetune.labelled: a number stands twice")
         if (self.start == "encoder") != (self.encoder is not None):
             raise ValueError('encoder: the digest of the start, given with start = "encoder" and with no other')
+        if self.privacy.enabled and self.model.precision != "float32":
+            raise ValueError(
+                'clipping bounds float32 gradients: write [model] precision = "float32", or take [privacy] out'
+            )
         for name in OWN_SETTINGS - {self.framework}:
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f'[{name}] is for framework = "{name}" alone, and this study\'s is "{self.framework}"')

@@ -12,9 +12,9 @@ given to nobody else.
 
 Order of a release: check schema and content (audit.tap), account, box, log and queue in one transaction, sign, send.
 A crash wastes the message; what is sent again is the stored message, under a new number and never encrypted anew.
-Patients' entries for prototypes are clipped and summed here, so that no trainer can skip it; weights are not yet
-clipped. Noise and masking join between "check" and "account"; until they are here every release is accounted as non-
-private: epsilon is infinite.
+Entries for prototypes are clipped row by row and summed here, which bounds each row; that a row is one patient, and all
+of it, is the trainer's promise: the gate cannot know. Weights are not yet clipped. Noise and masking join between
+"check" and "account"; until they are here every release is accounted as non-private: epsilon is infinite.
 """
 
 from __future__ import annotations

@@ -36,7 +36,8 @@ class StageKind(StrEnum):
 
 
 class Init(StrEnum):
-    """Where a segmenter's encoder comes from. The decoder's start is the same for both, so that runs pair."""
+    """Where a segmenter's encoder comes from. The decoder's start is the same for both, so that runs pair, unless it
+    was pre-trained too (`keeps_decoder`)."""
 
     RANDOM = "random"
     PRETRAINED = "pretrained"
@@ -75,6 +76,16 @@ def schedule(study: Study) -> tuple[Stage, ...]:
 def pretrains_alone(study: Study) -> bool:
     """Whether each site pre-trains an encoder of its own, which stays there: no model of pre-training is averaged."""
     return study.framework == "local" and study.start == "pretrain"
+
+
+def keeps_decoder(study: Study) -> bool:
+    """Whether pre-training trains a decoder that fine-tuning starts from, beside the encoder."""
+    return trains_pixels(study) or (study.framework == "mae" and study.mae.keep_decoder)
+
+
+def trains_pixels(study: Study) -> bool:
+    """Whether the decoder is pre-trained by contrast of pixels, beside the framework's own loss (learning/dense.py)."""
+    return study.framework in ("fcl", "fclopt") and study.pretrain.dense.weight > 0
 
 
 def shared_flow(study: Study) -> Flow | None:

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
@@ -21,9 +22,12 @@ from typing import Final
 import msgspec
 
 from fedsecure.greeting import GREETINGS, Verdict
+from fedsecure.node.introductions import GREET_EVERY_S
+from fedsecure.node.log import Log
 from fedsecure.node.membership import now
 from fedsecure.node.wiring import COORDINATOR
 from fedsecure.plan import frame_limit
+from fedsecure.progress import Refused
 from keys import amend
 from keys.edition import LIFETIME, NOTHING, Edition, Member, Reason
 from keys.errors import KeysError
@@ -32,11 +36,13 @@ from keys.roster import Roster
 from keys.trust import Pin, Trust
 from protocols.codec import encode
 from protocols.envelope import FRAME_LABEL, Header, header_bytes, join
+from protocols.errors import ProtocolError, UnknownPeer
 from protocols.handshake import Party
 from protocols.messages import CloseReason, Message, RoundDone, StudyClosed, WeightUpdate, kind_of
+from protocols.transport.doorkeeper import STRANGER
 from protocols.transport.zmq_curve import CurveClient, CurveServer
 from sim.arena import Arena
-from sim.faults import TappedClient
+from sim.faults import TappedClient, TappedLine
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +57,14 @@ class Row:
 
 
 class Insider:
-    """A member site that also says what it likes: on its own line, with its own keys, or with others that it claims."""
+    """A member that also says what it likes: on its own line, with its own keys, or with others that it claims."""
 
-    def __init__(self, arena: Arena, name: str, identity: Identity) -> None:
-        self.name, self.identity = name, identity
+    def __init__(
+        self, arena: Arena, name: str, identity: Identity, line: TappedClient | TappedLine, to: str = COORDINATOR
+    ) -> None:
+        """to: who is at the other end of its line."""
+        self.name, self.identity, self.line, self.to = name, identity, line, to
         self.study = arena.study
-        line = arena.ends[name]
-        if not isinstance(line, TappedClient):
-            raise TypeError("an insider's line is tapped")
-        self.line = line
         at = arena.shells[COORDINATOR].standing()
         self.position = at.stage, at.round
         self._used = 0
@@ -72,14 +77,16 @@ class Insider:
         """Its last greeting."""
         return next(frame for frame in reversed(self.line.sent) if GREETINGS.is_one(frame))
 
-    def frame(self, message: Message, *, sender: str | None = None, identity: Identity | None = None,
-              study: bytes | None = None, recipient: str = COORDINATOR) -> bytes:  # fmt: skip
+    def frame(
+        self, message: Message, *, sender: str | None = None, identity: Identity | None = None,
+        study: bytes | None = None, recipient: str | None = None, body: bytes | None = None,
+    ) -> bytes:  # fmt: skip
         """A frame that holds but for what is said here; its number is above all that were used."""
-        body = encode(message)
+        body = encode(message) if body is None else body
         said = max(_seq(frame) for frame in self.line.sent if not GREETINGS.is_one(frame))
         self._used = max(said, self._used) + 1
         header = Header(
-            1, kind_of(message), study or self.study.digest(), sender or self.name, recipient, self._used,
+            1, kind_of(message), study or self.study.digest(), sender or self.name, recipient or self.to, self._used,
             len(body), hashlib.sha256(body).digest(),
         )  # fmt: skip
         raw = header_bytes(header)
@@ -89,14 +96,14 @@ class Insider:
         """A frame whose signed header has other fields than the protocol's, and no body."""
         fields = {
             "version": 1, "kind": "control", "study": self.study.digest(), "sender": self.name,
-            "recipient": COORDINATOR, "seq": 1 << 62, "length": 0, "digest": bytes(32),
+            "recipient": self.to, "seq": 1 << 62, "length": 0, "digest": bytes(32),
         }  # fmt: skip
         raw = msgspec.msgpack.encode(list((fields | changes).values()))
         return join(raw, self.identity.sign(FRAME_LABEL, raw), b"")
 
     def greeting(self, **changes: object) -> bytes:
         """Its honest half's last greeting with other fields."""
-        honest = GREETINGS.open(self.greeted(), peer=self.name, me=COORDINATOR, public=self.identity.public)
+        honest = GREETINGS.open(self.greeted(), peer=self.name, me=self.to, public=self.identity.public)
         return GREETINGS.write(msgspec.structs.replace(honest, **changes), self.identity)
 
 
@@ -137,56 +144,69 @@ ON_THE_WIRE: Final[dict[str, Abuse]] = {
 }
 
 
-def on_the_wire(arena: Arena, insider: Insider) -> Iterator[Row]:
+def on_the_wire(arena: Arena, insider: Insider, abuses: Mapping[str, Abuse] = ON_THE_WIRE) -> Iterator[Row]:
     """Each abuse of an insider; the honest half of it, and all others, go on in between."""
-    other = next(member.name for member in arena.study.sites if member.name != insider.name)
-    for abuse, make in ON_THE_WIRE.items():
+    other = next(member.name for member in arena.study.sites if member.name not in (insider.name, insider.to))
+    victim = arena.shells[insider.to]
+    for abuse, make in abuses.items():
         raw = make(insider, other)
-        arena.shells[COORDINATOR].note_again()
-        before, logged = len(arena.refused), len(arena.logs[COORDINATOR].getvalue())
+        arena.now += GREET_EVERY_S  # so that one is not refused for having come too soon after another
+        victim.note_again()
+        before, logged = len(arena.refused), len(arena.logs[insider.to].getvalue())
         insider.line.inject(raw)
-        arena.shells[COORDINATOR].pump(0.0)
+        victim.pump(0.0)
         found = [(node, event) for node, event in arena.refused[before:] if event.peer == insider.name]
-        lines = arena.logs[COORDINATOR].getvalue()[logged:].splitlines()
+        lines = arena.logs[insider.to].getvalue()[logged:].splitlines()
         node, rule = (found[0][0], found[0][1].rule) if found else ("", "")
         line = next((line for line in lines if '"refused"' in line), "")
         yield Row(abuse, f"{insider.name}, a member", node, rule, line)
         # What it claimed may have put its honest half out; that one only greets again.
         insider.line.inject(insider.greeted())
-        arena.shells[COORDINATOR].pump(0.0)
+        victim.pump(0.0)
 
 
 def at_the_door() -> Iterator[Row]:
-    """Strangers against the real socket. Nothing of them reaches a decoder, so that there is nothing to log."""
+    """Strangers against the real socket. Nothing of them reaches a decoder."""
     hub, site, revoked, stranger = (Identity.generate() for _ in range(4))
     roster = Roster("hub", {"hub": hub.public, "site": site.public})
+    before = Roster("hub", {**roster.members, "revoked": revoked.public})
     honest = Party("site", site, roster, bytes(32), 1)
     claimed = {
-        "unknown peer, eight at once": (stranger, "stranger"),
+        "flood from an unknown peer": (stranger, STRANGER.replace(" ", "-")),
         "revoked key": (revoked, "revoked"),
     }
-    server = CurveServer(Party("hub", hub, roster, bytes(32), 1), maximum=4096)
+    server = CurveServer(Party("hub", hub, before, bytes(32), 1), maximum=4096)
+    server.accept(roster)
     try:
         for abuse, (identity, name) in claimed.items():
             fake = Roster("hub", {"hub": hub.public, name: identity.public})
             party = Party(name, identity, fake, bytes(32), 1)
             clients = [CurveClient(party, maximum=4096, endpoint=server.endpoint) for _ in range(8)]
-            heard = _heard(server, 1.0)
+            heard, errors = _heard(server, 1.0), server.refusals()
+            meanwhile = _honest_after(abuse, honest, server, 64).refused_by
             for client in clients:
                 client.close()
-            # An offer that came through the door would be among the refusals: it is of no site.
-            refused = "the door (ZAP)" if not heard and not server.refusals() else ""
-            yield Row(abuse, name, refused, "its channel key is no site's of the roster", "")
+            # Whatever came through the door would be refused by another rule than the door's.
+            closed = errors and all(isinstance(error, UnknownPeer) for error in errors)
+            yield _told(abuse, "the door (ZAP)" if closed and meanwhile and not heard else "", errors)
         with _slow(server.endpoint, 64):
             yield _honest_after("slow-loris, 64 connections", honest, server, 64)
         client = CurveClient(honest, maximum=1 << 20, endpoint=server.endpoint)
         client.send(bytes(1 << 16))
-        heard, rules = _heard(server, 1.0), [error.rule for error in server.refusals()]
+        heard, errors = _heard(server, 1.0), server.refusals()
         client.close()
-        refused = "the session" if rules and not heard else ""
-        yield Row("oversize frame at the door", "site, a member", refused, "; ".join(rules), "")
+        yield _told("oversize frame at the door", "the session" if errors and not heard else "", errors)
     finally:
         server.close()
+
+
+def _told(abuse: str, refused_by: str, errors: Sequence[ProtocolError]) -> Row:
+    """With the line that a node writes of what its transport refused (`Shell.pump`)."""
+    if not errors:
+        return Row(abuse, "", "", "", "")
+    log, last = io.StringIO(), errors[-1]
+    Log("hub", log, journald=False).observe(Refused(stage=0, round=0, rule=last.rule, peer=last.peer))
+    return Row(abuse, last.peer, refused_by, last.rule, log.getvalue().strip())
 
 
 def _honest_after(abuse: str, honest: Party, server: CurveServer, size: int) -> Row:

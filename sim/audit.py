@@ -20,7 +20,8 @@ from protocols.transport.base import ClientTransport, ServerTransport
 from sim.adversary import Insider, Row, at_the_door, on_paper, on_the_wire
 from sim.arena import Arena
 from sim.errors import FederationFailed
-from sim.faults import Faults, FaultyClient, FaultyServer, Network, TappedClient
+from sim.faults import Faults, FaultyClient, FaultyServer, Network, TappedClient, TappedServer
+from sim.renegade import AT_A_SITE, openings
 from sim.world import World, build, coordinator_folder
 
 PATIENTS: Final = 3
@@ -68,6 +69,7 @@ def audit(study: Study, run: Path, cache: Path) -> Audit:
     short = short.model_copy(update={"sites": ()})
     undisturbed = _finished(run / "undisturbed", world, short, cache)
     rows = [*_insider(run / "abuse", world, short, cache, undisturbed)]
+    rows += _renegade(run / "renegade", world, short, cache, undisturbed)
     for name, faults in BAD_LINES.items():
         rows.append(_bad_line(name, faults, run / name.replace(" ", "-"), world, short, cache, undisturbed))
     rows.append(_partition(run / "partition", world, short, cache, undisturbed))
@@ -107,13 +109,42 @@ def _insider(run: Path, world: World, study: Study, cache: Path, expected: tuple
     arena.until(lambda: any(b"release" in frame[2:40] for frame in arena.ends[last].sent))  # type: ignore[attr-defined]
     own = open_own(arena.folders[last])
     arena.shells[COORDINATOR].pump(0.0)  # what the honest half has sent, before what the other half sends
-    rows = list(on_the_wire(arena, Insider(arena, last, own.identity)))
+    rows = list(on_the_wire(arena, Insider(arena, last, own.identity, _tap(arena.ends[last]))))
+    return [*rows, _ended(arena, run, expected)]
+
+
+def _renegade(run: Path, world: World, study: Study, cache: Path, expected: tuple[bytes, ...]) -> list[Row]:
+    """The coordinator against its first site, when that one has done a round."""
+    taps: list[TappedServer] = []
+
+    def tapped(inner: ServerTransport) -> ServerTransport:
+        taps.append(TappedServer(inner))
+        return taps[-1]
+
+    arena = Arena(run, _laid_out(run, world, study, cache), wrap_server=tapped)
+    arena.start(*arena.folders)
+    victim = arena.study.sites[0].name
+    line = taps[0].line(victim)
+    arena.until(lambda: len(openings(line.sent)) > 1)
+    arena.turn(2)
+    identity = open_own(arena.folders[COORDINATOR]).identity
+    rows = list(on_the_wire(arena, Insider(arena, COORDINATOR, identity, line, victim), AT_A_SITE))
+    return [*rows, _ended(arena, run, expected)]
+
+
+def _tap(line: ClientTransport) -> TappedClient:
+    if not isinstance(line, TappedClient):
+        raise TypeError("an insider's line is tapped")
+    return line
+
+
+def _ended(arena: Arena, run: Path, expected: tuple[bytes, ...]) -> Row:
+    """Whether the study came to its end for everybody, as if nothing had happened."""
     arena.finish()
     ended = set(arena.outcomes().values())
     arena.close()
     whole = ended == {"finished"} and final_models(run) == expected
-    rows.append(Row("all of these together", "", "all nodes" if whole else "", "finished, with the same model", ""))
-    return rows
+    return Row("all of these together", "", "all nodes" if whole else "", "finished, with the same model", "")
 
 
 def _bad_line(name: str, faults: Faults, run: Path, world: World, study: Study, cache: Path,

@@ -1,7 +1,8 @@
 """kill -9 of the coordinator and of each site, at every phase boundary and at random instants of a tiny study.
 
 Every node is a process over CURVE on loopback and is started again at once. At the end the study is finished, its
-models are those of the undisturbed run bit for bit, and no release was sealed twice: what went out again was stored.
+models are those of the undisturbed run bit for bit, no release was sealed twice and none came with two contents (what
+went out again was stored), and no node took a frame twice (`sim.witness`).
 
     python -m sim.chaos --kills 50          from the project's root; `make chaos` is this
 """
@@ -31,6 +32,7 @@ from sim.audit import final_models
 from sim.ceremony import enrol
 from sim.errors import FederationFailed
 from sim.federation import federate, read_metrics
+from sim.witness import read, taken_twice, told_twice
 from sim.world import World, build, connect, coordinator_folder, site_folder
 
 TINY: Final[dict[str, Any]] = {
@@ -52,6 +54,12 @@ class Outcome(NamedTuple):
     same: bool  # the models are the undisturbed ones
     sealed_twice: int  # releases of one site, round and flow that were sealed more than once
     repeats: int  # frames in which stored bytes were sent again
+    taken_twice: int  # frames that a node accepted again
+    told_twice: int  # releases of one site and round that came with more than one content
+
+    @property
+    def holds(self) -> bool:
+        return self.same and not (self.sealed_twice or self.taken_twice or self.told_twice)
 
 
 class Chaos:
@@ -121,7 +129,7 @@ class Chaos:
         if name == COORDINATOR:
             words = ["coordinator", str(self._folders[name]), self._endpoint]
         self._processes[name] = subprocess.Popen(
-            [sys.executable, "-m", "fedsecure.node", *words],
+            [sys.executable, "-m", "sim.witness", *words],
             stdin=subprocess.DEVNULL, start_new_session=True, env={**os.environ, PARENT: str(os.getpid())},
         )  # fmt: skip
 
@@ -140,7 +148,12 @@ def chaos(run: Path, cache: Path, kills: int, boundaries: bool, seed: int = 0) -
     sealed, repeats = _sent([site_folder(wild, member.name) for member in study.sites])
     twice = sum(count - 1 for count in sealed.values())
     same = final_models(wild) == final_models(calm)
-    return Outcome(disturbed.at_boundaries, disturbed.at_instants, same, twice, repeats)
+    folders = [coordinator_folder(wild), *(site_folder(wild, member.name) for member in study.sites)]
+    records = [read(folder) for folder in folders]
+    return Outcome(
+        disturbed.at_boundaries, disturbed.at_instants, same, twice, repeats,
+        sum(map(taken_twice, records)), sum(map(told_twice, records)),
+    )  # fmt: skip
 
 
 def _sent(folders: list[Path]) -> tuple[Counter[tuple[str, int, int, str]], int]:
@@ -170,8 +183,9 @@ def main(told: Callable[[str], object] = print) -> int:
         outcome = chaos(Path(folder) / "run", Path(folder) / "cache", asked.kills, True, asked.seed)
     told(f"{outcome.boundaries} kills at phase boundaries, {outcome.instants} at random instants, seed {asked.seed}")
     told(f"final models {'the same' if outcome.same else 'OTHERS'}, {outcome.sealed_twice} releases sealed twice, "
+         f"{outcome.told_twice} with two contents, {outcome.taken_twice} frames taken twice, "
          f"{outcome.repeats} sent again from storage")  # fmt: skip
-    return 0 if outcome.same and not outcome.sealed_twice else 1
+    return 0 if outcome.holds else 1
 
 
 if __name__ == "__main__":

@@ -180,6 +180,32 @@ class FaultyClient(_Client):
         return [frame for _, frame in self._held.arrive(frames)]
 
 
+class TappedServer(FaultyServer):
+    """The adversary's end of all lines, as `TappedClient` is of one."""
+
+    def __init__(self, inner: ServerTransport) -> None:
+        super().__init__(inner, Network())
+        self.lines: dict[str, TappedLine] = {}
+
+    def send(self, peer: str, frame: bytes) -> None:
+        self.line(peer).sent.append(frame)
+        super().send(peer, frame)
+
+    def line(self, peer: str) -> TappedLine:
+        return self.lines.setdefault(peer, TappedLine(self._inner, peer))
+
+
+class TappedLine:
+    """From the coordinator to one site."""
+
+    def __init__(self, server: ServerTransport, peer: str) -> None:
+        self.sent: list[bytes] = []
+        self._server, self._peer = server, peer
+
+    def inject(self, frame: bytes) -> None:
+        self._server.send(self._peer, frame)
+
+
 class TappedClient(_Client):
     """A client whose owner also says what it likes, and keeps what it said: the adversary's end of a line."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,10 @@ SITES = [{"name": "a", "weight": 3}, {"name": "b", "weight": 1}]
         ({"swav": {"prototypes": 8}}, r'\[swav\] is for framework = "swav" alone, and this study\'s is "fcl"'),
         ({"framework": "byol", "fedema": {"scaler": 0.5}}, r'\[fedema\] is for .* this study\'s is "byol"'),
         ({"framework": "mae", "mae": {"patch": 12}}, r"mae\.patch"),
+        ({"pretrain": {"loss": "separable", "dense": {"weight": 1, "negatives": "batch"}}}, 'negatives = "slice"'),
+        ({"privacy": {"enabled": True, "epsilon": 8.0}, "model": {"precision": "bfloat16"}}, 'precision = "float32"'),
+        ({"pretrain": {"dense": {"apart": 0}}}, r"pretrain\.dense\.apart"),
+        ({"finetune": {"consistency": {"threshold": 1.0}}}, r"finetune\.consistency\.threshold"),
     ],
 )
 def test_a_study_that_does_not_hold_is_refused_with_the_field(raw: dict[str, Any], said: str) -> None:
@@ -96,12 +101,15 @@ OTHER: dict[str, Any] = {
     "join_deadline_s": 9.0, "evaluation_deadline_s": 9.0,
     "data.structures": ["x"], "data.orientation": "LPS", "data.spacing_mm": [1.0, 1.0], "data.crop": 32,
     "data.size": 32, "data.held_out": 0.5, "data.on_error": "exclude", "model.norm": "group",
+    "model.precision": "bfloat16",
     "pretrain.batches": "uniform", "pretrain.momentum_start": "reset", "pretrain.denominator": "literal",
     "pretrain.exchange": "none", "pretrain.target": "copy", "pretrain.distance": "r2", "mae.patch": 16,
     "pretrain.draw": "stratified", "pretrain.remote_only": True, "pretrain.loss": "separable",
     "pretrain.local_negatives": "bank", "pretrain.positives": "view", "finetune.labelled": [3],
     "finetune.modes": ["local"], "data.fold": [0, 5], "data.split_seed": 5, "data.judged": "validation",
     "start": "random", "encoder": "1" * 64,
+    "pretrain.dense.weight": 1.0, "pretrain.dense.negatives": "batch", "mae.keep_decoder": True,
+    "finetune.consistency.weight": 1.0, "finetune.consistency.teacher": 0.9, "finetune.consistency.dropped": 0.2,
     "privacy.epsilon": 2.0, "privacy.delta": 1e-7, "privacy.noise_multiplier": 3.0, "privacy.sampling": 0.5,
     "privacy.contribution": "site-update", "privacy.least_survivors": 1, "privacy.colluders": 0,
 }  # fmt: skip
@@ -247,17 +255,26 @@ def test_pre_training_alone_is_one_evaluation_and_owes_nothing() -> None:
     assert schedule(study)[1:] == schedule(parse_study({"sites": SITES}))[1:]
 
 
-@pytest.mark.parametrize("framework", ["fcl", "fclopt", "swav", "mae"])  # the others publish what one of these does
 @pytest.mark.parametrize(
-    "model", [{}, {"filters": 4, "hidden": 8, "features": 8}, {"filters": 48, "hidden": 512, "features": 256}]
+    ("framework", "model"),
+    [
+        # the other frameworks publish what one of these does
+        *product(["fcl", "fclopt", "swav", "mae", "dense"], [{}, {"filters": 4, "hidden": 8, "features": 8}]),
+        *product(["fcl", "fclopt", "swav", "mae"], [{"filters": 48, "hidden": 512, "features": 256}]),
+    ],
 )
 def test_no_frame_of_a_study_is_over_its_limit_and_the_limit_is_near(framework: str, model: dict[str, Any]) -> None:
     from fedsecure.learning.dispatch import initial_model
     from fedsecure.packing import pack_model
 
-    largest = {"swav": {"swav": {"prototypes": 512}}, "fclopt": {"pretrain": {"target": "naive", "distance": "none"}}}
-    own = largest.get(framework, {})
-    study = parse_study({"sites": SITES, "framework": framework, "model": model, "baseline": False, **own})
+    naive = {"target": "naive", "distance": "none"}
+    largest = {
+        "swav": {"swav": {"prototypes": 512}},
+        "fclopt": {"pretrain": naive},
+        "dense": {"framework": "fclopt", "pretrain": {**naive, "dense": {"weight": 1.0}}},
+    }
+    own = {"framework": framework, **largest.get(framework, {})}
+    study = parse_study({"sites": SITES, "model": model, "baseline": False, **own})
     encoder = {
         n.removeprefix("encoder."): a for n, a in initial_model(study, 0, None).items() if n.startswith("encoder.")
     }

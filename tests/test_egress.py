@@ -141,10 +141,10 @@ def entries(patients: int = 3, flow: Flow = Flow.PROTOTYPES, **changes: Any) -> 
 
 
 def clipped(update: Update) -> Any:
-    """What must leave: every patient scaled down to norm 2, then their sum."""
+    """What must leave: every patient scaled down to norm 2 less its slack for rounding, then their sum."""
     flat = update.arrays["entries"].astype(np.float64).reshape(len(update.arrays["entries"]), -1)
     norms = np.linalg.norm(flat, axis=1, keepdims=True)
-    return (flat * np.minimum(1, 2 / norms)).sum(0).astype(np.float32).reshape(4, 8)
+    return (flat * np.minimum(1, 2 * (1 - 2.0**-10) / norms)).sum(0).astype(np.float32).reshape(4, 8)
 
 
 def test_prototypes_leave_as_one_clipped_sum_sealed_for_the_other_site_alone(make: Make) -> None:
@@ -174,7 +174,7 @@ def test_a_site_with_one_patient_lets_out_what_that_patient_adds(make: Make) -> 
     bench = make(**SUMS)
     bench.gate.release(entries(1, Flow.PROTOTYPE_SUM), CONTEXT)
     sent = unpack_vector(bench.opened().vector, CELLS)["prototypes"]
-    assert np.linalg.norm(sent) == pytest.approx(2.0, rel=1e-6)
+    assert np.linalg.norm(sent) == pytest.approx(2.0 * (1 - 2.0**-10), rel=1e-6)
     assert [row.event for row in bench.store.sent()] == [NON_PRIVATE]
 
 

@@ -33,6 +33,8 @@ def test_the_container_copies_every_package() -> None:
     for package in ("keys", "protocols", "fedsecure", "sim"):
         assert f"COPY {package} {package}" in text
     assert "USER fedsecure" in text
+    (torch,) = (line for line in text.splitlines() if "--index-url" in line)
+    assert "--no-deps" in torch  # that index has not the versions of other packages that are pinned
 
 
 def test_every_command_of_the_guide_is_one() -> None:

@@ -45,6 +45,7 @@ def show(run: RunFolder) -> None:
     for site in found.sites:
         left = "" if site.cap is None else f"  cap {number(site.cap)}  left {number(site.left)}"
         typer.echo(f"{site.site}  spent epsilon {number(site.spent.epsilon)} at delta {site.spent.delta:.1e}{left}")
+        typer.echo(f"  read one by one, without secure aggregation: epsilon {number(site.alone.epsilon)}")
         for line in site.flows:
             typer.echo(
                 f"  {line.flow:10} {line.releases} of at most {line.planned} releases, alone {number(line.alone)}"
@@ -67,17 +68,23 @@ def report(
 
 
 def _lines(found: BudgetPlan) -> list[str]:
+    from fedsecure.report.budget import number
+
     flows = ", ".join(f"{flow} {count}" for flow, count in found.releases.items())
     lines = [
         f"{found.sites} sites, {found.patients} patients, delta {found.delta:.1e}, U_min {found.least}, "
         f"c {found.colluders}; unit: patient, zero-out",
         f"releases of a site, at most: {flows}",
     ]
-    if found.own and found.cost and found.one_round is not None and found.share_sigma is not None:
+    if found.own and found.cost and found.alone and found.one_round is not None and found.share_sigma is not None:
         cost = found.cost
         lines += [
             f"epsilon {cost.epsilon:.3g} for the whole study, {found.one_round:.3g} for its first round "
             f"({cost.accountant}; continuous reference {cost.pld or float('nan'):.3g})",
+            "  against whoever sees sums over sites alone and is told the noise of c of U_min sites: "
+            f"U_min - c = {cost.shares}",
+            f"epsilon {number(found.alone.epsilon)} against whoever reads releases one by one, as the coordinator does "
+            "without secure aggregation",
             f"delta {cost.delta:.1e} = {cost.delta_dp:.1e} mechanisms + {cost.delta_sampler:.1e} sampler + "
             f"{cost.delta_graph:.1e} graph",
             f"noise multiplier {found.own.multiplier:.3g}, each site {found.share_sigma:.4g} grid units",

@@ -111,8 +111,8 @@ def join(
     request = JoinRequest.make(given, identity, now())
     own = Pin(given.institution, identity.fingerprint)
     pins = {given.name: own, host.name: Pin(host.institution, host.fingerprint)}
+    _write(out, request.to_bytes())  # first: a folder that belongs to a federation joins no other
     found_trust(folder, Trust(given.federation, given.name, minimum, pins))
-    _write(out, request.to_bytes())
     typer.echo(f"own fingerprint {identity.fingerprint}")
     typer.echo(f"request {out}; delete the invitation")
 

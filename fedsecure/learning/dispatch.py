@@ -33,7 +33,7 @@ def run(job: Job, cohort: Cohort, device: str, observe: Observe) -> JobResult:
 
 
 def initial_model(study: Study, stage_index: int, encoder: Tensors | None) -> Tensors:
-    """The model a stage starts from. `encoder` is `parts.encoder_of` the model that pre-training ended with; None
+    """The model a stage starts from. `encoder` is `parts.start_of` the model that pre-training ended with; None
     where no stage so far has one. After pre-training alone nobody here has one: the untrained one keeps the place that
     each site fills with its own."""
     stage = schedule(study)[stage_index]

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from fedsecure.learning.job import Job
 from fedsecure.learning.model import Branch, load_tensors
+from fedsecure.learning.parts import branch_of
 from fedsecure.learning.prototypes import cell_labels, cells
 from fedsecure.learning.slices import SliceIndex
 from fedsecure.types import Cohort, FloatArray, Flow, Update
@@ -32,7 +33,7 @@ def patient_entries(job: Job, cohort: Cohort, device: str) -> FloatArray:
     """
     settings = job.study.pretrain
     branch = Branch(job.study.model).to(device).eval()
-    load_tensors(branch, job.model)
+    load_tensors(branch, branch_of(job.model))
     index = SliceIndex(cohort.train, settings.partitions)
     labels = np.concatenate(
         [

@@ -9,6 +9,7 @@ Decided where the paper leaves it open:
 - The negatives of L_local are the batch's keys, not Q' (`local_negatives`; contrastive.fcl_terms says why).
 - With `exchange = "none"`, Q is the local bank in every round; nothing else differs.
 - Prototypes (prototypes.py) are members of Q like vectors: drawn into Q', and into Lambda(q), by their partition.
+- With `dense` a contrast of pixels trains the decoder beside the encoder (dense.py), a further term of the same loss.
 - With `loss = "separable"`, Q is what came from outside alone, not the site's own bank: its newest features are of
   patients whom the query is not of, and were not released. Without remote features L_local is all there is.
 """
@@ -23,12 +24,15 @@ from fedsecure.config import Study
 from fedsecure.learning import bank
 from fedsecure.learning.bank import Features
 from fedsecure.learning.contrastive import fcl_terms
+from fedsecure.learning.dense import LocalContrast
 from fedsecure.learning.job import Job
 from fedsecure.learning.method import weights
-from fedsecure.learning.model import Branch, load_tensors
+from fedsecure.learning.model import Branch, load_tensors, pooled
 from fedsecure.learning.momentum import MomentumKeys
 from fedsecure.learning.slices import Batch
-from fedsecure.learning.transforms import two_views
+from fedsecure.learning.transforms import located_views
+from fedsecure.plan import trains_pixels
+from fedsecure.seeds import derive_seed
 from fedsecure.types import Bank, Flow, State, Update
 
 
@@ -37,7 +41,8 @@ class FclTraining:
 
     @staticmethod
     def build(study: Study) -> Branch:
-        return Branch(study.model)
+        """Names: where the study has a local contrast also "decoder.*" and "pixels.*"."""
+        return Branch(study.model, dense=trains_pixels(study))
 
     def __init__(self, job: Job, device: str, seed: int) -> None:
         """Raises ValueError if a bank does not fit the study."""
@@ -51,18 +56,22 @@ class FclTraining:
         self._momentum = MomentumKeys(job, device)
         heard = job.banks if self._settings.exchange != "none" else {}
         self._remote = bank.remote(heard, study.model.features, study.pretrain.partitions, device)
+        self._dense: LocalContrast | None = None
+        if trains_pixels(study):
+            self._dense = LocalContrast(self.network, study.pretrain.dense, device, derive_seed(seed, "dense"))
 
     def loss(self, batch: Batch) -> torch.Tensor:
-        """Mean L_q of the batch, for `backward`; `finish` takes the step's keys into the bank.
+        """Mean L_q of the batch, and the local contrast's L, for `backward`; `finish` takes the keys into the bank.
 
         The separable form divides by the study's batch, not by what the batch holds: a constant.
         """
         images = torch.from_numpy(batch.images).to(self._device)
         partitions = torch.from_numpy(batch.partitions.astype(np.int64)).to(self._device).repeat(2)
-        views = torch.cat(two_views(images, self._generator))  # [2N, 1, H, W]
+        views, places = located_views(images.repeat(2, 1, 1, 1), self._generator)  # [2N, 1, H, W]
         # Before the main pass: its freed activations are memory the other one takes up warm.
         self._keys = Features(self._momentum.of(views), partitions)
-        q = F.normalize(self.network(views), dim=1)
+        maps = self.network.encoder(views)
+        q = F.normalize(self.network.projector(pooled(maps)), dim=1)
         settings, separable = self._settings, self._settings.loss == "separable"
         subjects = torch.from_numpy(batch.subjects).to(self._device).repeat(2)
         local = bank.empty(q.shape[1], self._device) if separable else self._momentum.queue
@@ -79,7 +88,11 @@ class FclTraining:
             matchable=rows >= len(local) if settings.remote_only else None,
             own=subjects[:, None] == subjects[None, :] if separable else None,
         )
-        return terms.sum() / (2 * settings.batch) if separable else terms.mean()
+        loss = terms.sum() / (2 * settings.batch) if separable else terms.mean()
+        if self._dense is None:
+            return loss
+        pixels = self._dense.terms(maps, places)
+        return loss + (pixels.sum() / settings.batch if separable else pixels.mean())
 
     def _rows(self, pool: Features) -> torch.Tensor:
         """Q', as rows of Q."""

@@ -12,6 +12,9 @@ leaves the constant part of the projections free to grow, so the projector's bia
 untrained encoder's features are nearly one vector for all slices, so the projector's input is standardised by constants
 from pictures of noise, drawn with the first model: no patient has a part in them (`standardise`).
 
+With `dense` a contrast of pixels trains a decoder beside the encoder (dense.py). No target follows it, as none follows
+the predictor.
+
 Where the target network starts a round is the setting `target`: from the average of the sites' own ("naive"), from its
 prediction (target.py), or, as an ablation, where the site's own ended the round before ("local").
 """
@@ -26,22 +29,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedsecure.config import ModelSettings, Study
+from fedsecure.learning.dense import LocalContrast
 from fedsecure.learning.distance import own_error
 from fedsecure.learning.job import Job
 from fedsecure.learning.method import weights
-from fedsecure.learning.model import Branch, Head, Standardise, follow, load_tensors, pooled, tensors_of
+from fedsecure.learning.model import Branch, Head, Standardise, follow_branch, load_tensors, pooled, tensors_of
 from fedsecure.learning.slices import Batch
 from fedsecure.learning.target import TARGET, copied, mix_of, parted
-from fedsecure.learning.transforms import two_views
-from fedsecure.plan import makes_target
+from fedsecure.learning.transforms import located_views
+from fedsecure.plan import makes_target, trains_pixels
+from fedsecure.seeds import derive_seed
 from fedsecure.types import Flow, State, Tensors, Update
 
 
 class Online(Branch):
     """Encoder, projector and predictor; forward gives projections [N, d]."""
 
-    def __init__(self, settings: ModelSettings) -> None:
-        super().__init__(settings, standardised=True)
+    def __init__(self, settings: ModelSettings, dense: bool = False) -> None:
+        super().__init__(settings, standardised=True, dense=dense)
         self.predictor = Head(settings.features, settings.hidden, settings.features)
 
     def standardise(self, size: int) -> None:
@@ -62,15 +67,9 @@ class Online(Branch):
 class Both(Online):
     """The online network with the target branch beside it, so that both are averaged: the naive form."""
 
-    def __init__(self, settings: ModelSettings) -> None:
-        super().__init__(settings)
+    def __init__(self, settings: ModelSettings, dense: bool = False) -> None:
+        super().__init__(settings, dense)
         self.target = Branch(settings, standardised=True).requires_grad_(False)
-
-
-def update_target(target: Branch, online: Online, momentum: float) -> None:
-    """xi <- m xi + (1 - m) theta, over encoder and projector."""
-    follow(target.encoder, online.encoder, momentum)
-    follow(target.projector, online.projector, momentum)
 
 
 class FcloptTraining:
@@ -78,17 +77,19 @@ class FcloptTraining:
 
     @staticmethod
     def build(study: Study) -> Online:
-        """Names: also "predictor.*"; in the naive form "target.*" too, a copy of the online encoder and projector.
+        """Names: also "predictor.*"; with a local contrast "decoder.*" and "pixels.*"; in the naive form "target.*"
+        too, a copy of the online encoder and projector.
 
         Constants that the projectors have are drawn alike for all forms of the target, which so can be compared.
         """
-        network = Both(study.model)
+        dense = trains_pixels(study)
+        network = Both(study.model, dense)
         network.standardise(study.data.size)
         online, _ = parted(tensors_of(network))
         if study.pretrain.target == "naive":
             load_tensors(network, {**online, **copied(online)})
             return network
-        alone = Online(study.model)
+        alone = Online(study.model, dense)
         load_tensors(alone, online)
         return alone
 
@@ -99,25 +100,31 @@ class FcloptTraining:
         self._generator = torch.Generator(device).manual_seed(seed)
         self._device = device
         averaged = self._settings.target == "naive"
-        self.network = (Both if averaged else Online)(job.study.model).to(device)
+        dense = trains_pixels(job.study)
+        self.network = (Both if averaged else Online)(job.study.model, dense).to(device)
         self._released, self._held = (job.model, {}) if averaged else parted(job.model)
         load_tensors(self.network, self._released)
         self._target = self._first_target()
+        self._dense: LocalContrast | None = None
+        if dense:
+            self._dense = LocalContrast(self.network, self._settings.dense, device, derive_seed(seed, "dense"))
 
     def loss(self, batch: Batch) -> Tensor:
-        """Mean symmetrised loss of the batch, for `backward`."""
+        """Mean symmetrised loss of the batch, and the local contrast's L, for `backward`."""
         images = torch.from_numpy(batch.images).to(self._device)
-        views = torch.cat(two_views(images, self._generator))  # [2N, 1, H, W]
+        views, places = located_views(images.repeat(2, 1, 1, 1), self._generator)  # [2N, 1, H, W]
         with torch.no_grad():  # before the online pass: its freed activations are memory the other one takes up warm
             target = centred(self._target(views))
-        z = self.network(views)
+        maps = self.network.encoder(views)
+        z = self.network.projector(pooled(maps))
         self._mean = z.detach().mean(0)
-        return byol_loss(self.network.predictor(z), target, self._pairs(batch).to(self._device))
+        loss = byol_loss(self.network.predictor(z), target, self._pairs(batch).to(self._device))
+        return loss if self._dense is None else loss + self._dense.terms(maps, places).mean()
 
     def finish(self) -> None:
         """After the optimiser's step: the projections are centred anew, and the target network follows."""
         self.network.recentre(self._mean, self._settings.recentre)
-        update_target(self._target, self.network, self._settings.momentum)
+        follow_branch(self._target, self.network, self._settings.momentum)
 
     def state(self) -> State:
         """The target network, if each site keeps its own."""

@@ -2,7 +2,8 @@
 
 AdamW with a one-cycle learning rate, cross-entropy + soft Dice, fp32. A training round starts from the released model
 with fresh optimiser moments: its update is then a function of that model, the labelled patients and the study's seed,
-and of nothing kept on the site. Only the place in the learning-rate cycle depends on the round.
+and of nothing kept on the site. Only the place in the learning-rate cycle depends on the round. With `consistency` the
+unlabelled slices of the site's training patients take part too (consistency.py).
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ from collections.abc import Callable, Sequence
 
 import torch
 from monai.losses import DiceCELoss
+from torch import Tensor
 from torch.nn import functional as F
 
 from fedsecure.config import FinetuneSettings, Study
 from fedsecure.errors import SettingsError
+from fedsecure.learning.consistency import Consistency
 from fedsecure.learning.evaluate import score
 from fedsecure.learning.job import Job, JobResult
 from fedsecure.learning.labelled import Slices, choose
 from fedsecure.learning.model import Segmenter, load_tensors, tensors_of
+from fedsecure.learning.parts import DECODER
 from fedsecure.learning.transforms import augment
 from fedsecure.plan import Init, StageKind, pretrains_alone
 from fedsecure.progress import Observe, Step
@@ -33,8 +37,9 @@ FIRST, LAST = 1 / 25, 1e-4 / 25  # learning rate at both ends, as a share of the
 def initial(study: Study, init: Init, encoder: Tensors | None) -> Tensors:
     """The segmenter that a fine-tuning stage starts from: names "encoder.*" and "decoder.*".
 
-    Both inits have the same decoder, so that their runs pair. `encoder` (names of `model.Encoder`) is used by
-    PRETRAINED alone. Raises RuntimeError where it is missing or does not fit the study's model.
+    Both inits have the same decoder, so that their runs pair; a decoder that was pre-trained takes its place, but for
+    the last layer. `encoder` (`parts.start_of`) is used by PRETRAINED alone. Raises RuntimeError where it is missing or
+    does not fit the study's model.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(study.seed, "segmenter"))
@@ -42,31 +47,36 @@ def initial(study: Study, init: Init, encoder: Tensors | None) -> Tensors:
     if init is Init.PRETRAINED:
         if encoder is None:
             raise RuntimeError("a pre-trained start needs the encoder that the pre-training stage ended with")
-        load_tensors(segmenter.encoder, encoder)
+        load_tensors(segmenter.encoder, {n: value for n, value in encoder.items() if not n.startswith(DECODER)})
+        decoder = {n.removeprefix(DECODER): value for n, value in encoder.items() if n.startswith(DECODER)}
+        if decoder:
+            load_tensors(segmenter.decoder.levels, decoder)
     return tensors_of(segmenter)
 
 
 def train_round(job: Job, cohort: Cohort, device: str, observe: Observe) -> JobResult:
-    """The site's share of `finetune.steps` in this round of supervised FedAvg: WEIGHTS update, local minus global.
+    """The site's share of `finetune.steps` in this round of FedAvg: WEIGHTS update, local minus global.
 
-    A site without a labelled patient sends zeros: FedAvg's weights are constants of the study, so it takes part.
+    A site without a labelled patient sends zeros: FedAvg's weights are constants of the study, so it takes part. With
+    consistency it sends what its unlabelled slices teach.
     """
     settings = job.study.finetune
     steps = range(*(settings.steps * position // settings.rounds for position in (job.round, job.round + 1)))
     segmenter = _load(job, device)
-    tune(segmenter, job, labelled_of(job, cohort), steps, _Counter(job, len(steps), observe))
+    tune(segmenter, job, labelled_of(job, cohort), cohort.train, steps, _Counter(job, len(steps), observe))
     local = tensors_of(segmenter)
     return JobResult((Update(Flow.WEIGHTS, {name: local[name] - job.model[name] for name in job.model}),), {})
 
 
 def evaluate(job: Job, cohort: Cohort, device: str, observe: Observe) -> JobResult:
     """The stage's Dice on the held-out patients: of the received model, or, in a local stage, of that model fine-tuned
-    here with all `finetune.steps`. Without a labelled patient the received model itself is scored."""
+    here with all `finetune.steps`. Without a labelled patient the received model itself is scored: its pseudo-labels
+    would be those of a decoder that nobody has trained."""
     segmenter = _load(job, device)
     steps = range(job.study.finetune.steps if job.stage.kind is StageKind.LOCAL else 0)
     labelled = labelled_of(job, cohort) if steps else ()
     count = _Counter(job, (len(steps) if labelled else 0) + len(cohort.held_out), observe)
-    tune(segmenter, job, labelled, steps, count)
+    tune(segmenter, job, labelled, cohort.train if labelled else (), steps, count)
     updates, pictures = score(segmenter, job, cohort.held_out, observe, count)
     return JobResult(updates, {}, pictures)
 
@@ -90,35 +100,72 @@ def learning_rate(settings: FinetuneSettings, step: int) -> float:
 
 
 def tune(
-    segmenter: Segmenter, job: Job, subjects: Sequence[Subject], steps: range, count: Callable[[float], None]
+    segmenter: Segmenter,
+    job: Job,
+    labelled: Sequence[Subject],
+    unlabelled: Sequence[Subject],
+    steps: range,
+    count: Callable[[float], None],
 ) -> None:
-    """Trains in place on the slices of `subjects` for these steps of the cycle; without subjects or steps, nothing.
+    """Trains in place for these steps of the cycle, on the slices of the labelled patients and, with consistency, of
+    the unlabelled ones; without steps, or any patient to use, nothing.
 
     Draws depend on site, N, mode and round, and not on the init: two runs that pair see the same batches.
     """
-    if not (subjects and steps):
+    settings = job.study.finetune
+    consistency = _consistency(segmenter, job, unlabelled, len(steps))
+    if not steps or not (labelled or consistency):
         return
-    settings, stage = job.study.finetune, job.stage
-    device = next(segmenter.parameters()).device
-    slices = Slices.of(subjects)
-    labels = ("finetune", job.site, str(stage.kind), stage.labelled, job.round)
-    generator = torch.Generator().manual_seed(derive_seed(job.study.seed, *labels))
+    supervision = _Supervision(segmenter, job, labelled) if labelled else None
     optimiser = torch.optim.AdamW(segmenter.parameters(), weight_decay=settings.weight_decay, fused=True)
-    # Dice over the batch: most slices lack some structure, and the Dice of an absent one says nothing of the others.
-    loss_of = DiceCELoss(softmax=True, include_background=False, batch=True)
     segmenter.train()
     for step in steps:
-        image, label = slices.draw(settings.batch, generator)
-        image, label = augment(image.to(device), label.to(device), generator)
+        rate = learning_rate(settings, step)
+        losses = [supervision.loss()] if supervision else []
+        if consistency:
+            weight = consistency.weight(step)
+            losses.append(weight * consistency.loss())
+            rate *= 1 if supervision else min(weight, 1)  # AdamW does not see the size of a loss that is alone
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(settings, step)
+            group["lr"] = rate
         optimiser.zero_grad()
-        logits = segmenter(image)
-        # One-hot rather than indices: cross-entropy over indices has no deterministic kernel on CUDA.
-        loss = loss_of(logits, F.one_hot(label.long(), logits.shape[1]).movedim(-1, 1).float())
-        loss.backward()
-        optimiser.step()
+        loss = sum(losses[1:], losses[0])
+        if loss.requires_grad:  # else no slice is labelled, and no pixel sure
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            optimiser.step()
+        if consistency:
+            consistency.finish()
         count(float(loss.detach()))
+
+
+def _consistency(segmenter: Segmenter, job: Job, subjects: Sequence[Subject], steps: int) -> Consistency | None:
+    if not job.study.finetune.consistency.weight or not any(subject.volumes for subject in subjects):
+        return None
+    seed = derive_seed(job.study.seed, *_labels(job), "consistency")
+    return Consistency(job.study, segmenter, subjects, steps, seed)
+
+
+def _labels(job: Job) -> tuple[str | int, ...]:
+    return ("finetune", job.site, str(job.stage.kind), job.stage.labelled, job.round)
+
+
+class _Supervision:
+    """The labelled loss of one site in one round."""
+
+    def __init__(self, segmenter: Segmenter, job: Job, subjects: Sequence[Subject]) -> None:
+        self._segmenter, self._slices = segmenter, Slices.of(subjects)
+        self._batch, self._device = job.study.finetune.batch, next(segmenter.parameters()).device
+        self._generator = torch.Generator().manual_seed(derive_seed(job.study.seed, *_labels(job)))
+        # Dice over the batch: most slices lack some structure, whose own Dice says nothing of the others.
+        self._loss_of = DiceCELoss(softmax=True, include_background=False, batch=True)
+
+    def loss(self) -> Tensor:
+        image, label = self._slices.draw(self._batch, self._generator)
+        image, label = augment(image.to(self._device), label.to(self._device), self._generator)
+        logits = self._segmenter(image)
+        # One-hot rather than indices: cross-entropy over indices has no deterministic kernel on CUDA.
+        loss: Tensor = self._loss_of(logits, F.one_hot(label.long(), logits.shape[1]).movedim(-1, 1).float())
+        return loss
 
 
 class _Counter:

@@ -1,4 +1,4 @@
-"""The 2D U-Net, cut into the encoder that is pre-trained together and the decoder that is not, and the heads.
+"""The 2D U-Net, cut into the encoder that is pre-trained and the decoder that mostly is not, and the heads.
 
 MONAI's BasicUNet (two convolutions a level, five levels) is the network of the papers' code line: with 48 filters its
 encoder has 10.6 M parameters. No BatchNorm anywhere: it leaks statistics and breaks per-patient clipping.
@@ -12,38 +12,46 @@ from monai.networks.nets import BasicUNet
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-from fedsecure.config import ModelSettings
+from fedsecure.config import ModelSettings, Precision
 from fedsecure.types import State, Tensors
 
 
 class Encoder(nn.Module):
-    """[N, 1, H, W] -> five maps, from [N, f, H, W] down to [N, 16 f, H/16, W/16]."""
+    """[N, 1, H, W] -> five maps, from [N, f, H, W] down to [N, 16 f, H/16, W/16], float32.
 
-    def __init__(self, unet: BasicUNet) -> None:
+    Mixed precision (`precision`) is within encoder and decoder alone: weights, heads and losses are float32.
+    """
+
+    def __init__(self, unet: BasicUNet, precision: Precision) -> None:
         super().__init__()
         self.levels = nn.ModuleList([unet.conv_0, unet.down_1, unet.down_2, unet.down_3, unet.down_4])
+        self._mixed = precision == "bfloat16"
 
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = []
-        for level in self.levels:
-            x = level(x)
-            maps.append(x)
-        return maps
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self._mixed):
+            for level in self.levels:
+                x = level(x)
+                maps.append(x)
+        return [m.float() for m in maps]
 
 
 class Decoder(nn.Module):
-    """The encoder's five maps -> logits [N, 1 + structures, H, W]."""
+    """The encoder's five maps -> logits [N, 1 + structures, H, W], or whatever `final` makes of features
+    [N, f, H, W]."""
 
-    def __init__(self, unet: BasicUNet) -> None:
+    def __init__(self, unet: BasicUNet, precision: Precision, final: nn.Module | None = None) -> None:
         super().__init__()
+        self._mixed = precision == "bfloat16"
         self.levels = nn.ModuleList([unet.upcat_4, unet.upcat_3, unet.upcat_2, unet.upcat_1])
-        self.final = unet.final_conv
+        self.final = unet.final_conv if final is None else final
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         x = maps[-1]
-        for level, skip in zip(self.levels, reversed(maps[:-1]), strict=True):
-            x = level(x, skip)
-        logits: Tensor = self.final(x)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self._mixed):
+            for level, skip in zip(self.levels, reversed(maps[:-1]), strict=True):
+                x = level(x, skip)
+        logits: Tensor = self.final(x.float())
         return logits
 
 
@@ -53,8 +61,8 @@ class Segmenter(nn.Module):
     def __init__(self, settings: ModelSettings, structures: int) -> None:
         super().__init__()
         unet = _unet(settings, 1 + structures)
-        self.encoder = Encoder(unet)
-        self.decoder = Decoder(unet)
+        self.encoder = Encoder(unet, settings.precision)
+        self.decoder = Decoder(unet, settings.precision)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.decoder(self.encoder(x))
@@ -62,7 +70,7 @@ class Segmenter(nn.Module):
 
 
 def build_encoder(settings: ModelSettings) -> Encoder:
-    return Encoder(_unet(settings, 2))
+    return Encoder(_unet(settings, 2), settings.precision)
 
 
 def pooled(maps: list[Tensor]) -> Tensor:
@@ -115,12 +123,23 @@ class Head(nn.Module):
 
 
 class Branch(nn.Module):
-    """Encoder and projector: slices [N, 1, H, W] -> projections [N, d], not normalised."""
+    """Encoder and projector: slices [N, 1, H, W] -> projections [N, d], not normalised.
 
-    def __init__(self, settings: ModelSettings, standardised: bool = False) -> None:
+    dense: with the decoder, maps -> features [N, f, H, W], and `pixels`, the head of single pixels' features
+    [M, f] -> [M, d] (dense.py). Neither is part of `forward`.
+    """
+
+    def __init__(self, settings: ModelSettings, standardised: bool = False, dense: bool = False) -> None:
         super().__init__()
-        self.encoder = build_encoder(settings)
+        unet = _unet(settings, 2)
+        self.encoder = Encoder(unet, settings.precision)
         self.projector = Head(pooled_width(settings), settings.hidden, settings.features, standardised)
+        self.decoder = Decoder(unet, settings.precision, nn.Identity()) if dense else None
+        self.pixels: Head | None = None
+        if dense:
+            # What is drawn after it is then the same with and without, so that arms of a study pair.
+            with torch.random.fork_rng(devices=[]):
+                self.pixels = Head(settings.filters, settings.hidden, settings.features)
 
     def forward(self, x: Tensor) -> Tensor:
         z: Tensor = self.projector(pooled(self.encoder(x)))
@@ -132,6 +151,12 @@ def follow(slow: nn.Module, fast: nn.Module, momentum: float) -> None:
     with torch.no_grad():
         for old, new in zip(slow.parameters(), fast.parameters(), strict=True):
             old.lerp_(new, 1 - momentum)
+
+
+def follow_branch(slow: Branch, fast: Branch, momentum: float) -> None:
+    """`follow` of encoder and projector, whatever else the fast network has."""
+    follow(slow.encoder, fast.encoder, momentum)
+    follow(slow.projector, fast.projector, momentum)
 
 
 def tensors_of(module: nn.Module) -> Tensors:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from fedsecure.learning import bank
 from fedsecure.learning.bank import Features
 from fedsecure.learning.job import Job
-from fedsecure.learning.model import Branch, follow, load_tensors, tensors_of
+from fedsecure.learning.model import Branch, follow_branch, load_tensors, tensors_of
+from fedsecure.learning.parts import branch_of
 from fedsecure.types import Bank, State
 
 MOMENTUM = "momentum."
@@ -28,7 +29,7 @@ class MomentumKeys:
         self._encoder = Branch(study.model).to(device).requires_grad_(False)
         kept = {name.removeprefix(MOMENTUM): value for name, value in state.items() if name.startswith(MOMENTUM)}
         keep = kept and self._settings.momentum_start == "keep"
-        load_tensors(self._encoder, kept if keep else job.model)
+        load_tensors(self._encoder, kept if keep else branch_of(job.model))
         self.queue = bank.empty(study.model.features, device)
         if BANK_FEATURES in state:
             own = Bank(state[BANK_FEATURES].astype(np.float32), state[BANK_PARTITIONS].astype(np.uint8))
@@ -39,9 +40,9 @@ class MomentumKeys:
         """Keys [N, d] of views [N, 1, H, W]: normalised, without gradient."""
         return F.normalize(self._encoder(views), dim=1)
 
-    def advance(self, network: nn.Module, keys: Features) -> None:
+    def advance(self, network: Branch, keys: Features) -> None:
         """After the optimiser's step: the momentum encoder follows, the batch's keys enter the queue."""
-        follow(self._encoder, network, self._settings.momentum)
+        follow_branch(self._encoder, network, self._settings.momentum)
         self.queue = bank.enqueue(self.queue, keys, self._settings.bank)
 
     def bank(self) -> Bank:

@@ -5,7 +5,8 @@ A cell is a bin along z within a structural partition; S partitions of `prototyp
 
     e_p = [C, d]                             a patient's entries: the mean feature of its slices in each cell, 0 where
                                              it has none (entries.py)
-    P = sum_p e_p min(1, C_f / ||e_p||)      released: no patient moves it by more than C_f, in all cells together
+    P = sum_p e_p min(1, C_f / ||e_p||)      released: no row moves it by more than C_f, in all cells together. That a
+                                             row is one patient is the promise of whoever made it (entries.py)
     prototypes = unit(P / w)                 at the reader; w is a constant of the study, the declared weight
 
 The sum is what leaves, never a mean: a mean would divide by a count that hangs on the patients.
@@ -25,6 +26,10 @@ from fedsecure.types import Bank, FloatArray, Schema, TensorSpec
 
 NAME: Final = "prototypes"
 FEDERATION: Final = "*"  # whose prototypes they are when all sites' sums entered one; no site's name
+# P rounds to float32 once, by at most 2^-24 of its norm, which is at most n C_f of n patients: two sums that differ in
+# one row are up to 2^-23 n C_f further apart for it. The slack covers twice that, and with it what float64 rounds.
+_SLACK: Final = 1 - 2.0**-10
+_MOST_PATIENTS: Final = 1 << 12
 _NOTHING: Final = 1e-6  # norm of a mean feature below which a cell counts as one that nobody has
 
 
@@ -52,10 +57,17 @@ def cell_labels(slices: int, partitions: int, bins: int) -> npt.NDArray[np.int64
 
 
 def clipped_sum(entries: FloatArray, clip: float) -> FloatArray:
-    """P [C, d] float32 of patients' entries [patients, C, d], each clipped as one vector of norm `clip` at most."""
+    """P [C, d] float32 of patients' entries [patients, C, d], each clipped as one vector of norm `clip` at most.
+
+    A row that is taken out or zeroed moves P by at most `clip`, rounding included. Raises ValueError for more patients
+    than that holds for.
+    """
+    if len(entries) > _MOST_PATIENTS:
+        raise ValueError(f"a float32 sum keeps its bound for at most {_MOST_PATIENTS} patients")
     wide = entries.astype(np.float64)
     norms = np.sqrt((wide**2).sum(axis=(1, 2)))
-    scale = clip / np.maximum(norms, clip)
+    bound = clip * _SLACK
+    scale = bound / np.maximum(norms, bound)
     return np.asarray((wide * scale[:, None, None]).sum(axis=0), np.float32)
 
 

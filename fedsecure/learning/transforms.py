@@ -37,10 +37,16 @@ LABELLED = Strength(rotation=0.5, zoom=1.4, shift=0.2, elastic=0.04, gamma=1.5, 
 
 def two_views(images: Tensor, generator: torch.Generator, strength: Strength = VIEW) -> tuple[Tensor, Tensor]:
     """Two independent views of slices [N, 1, H, W], each of the same shape: geometry first, then intensity."""
-    both = images.repeat(2, 1, 1, 1)
-    moved = _resample(both, _grid(both.shape, generator, strength).to(images.device), "bilinear")
-    first, second = _intensity(moved, generator, strength).chunk(2)
+    views, _ = located_views(images.repeat(2, 1, 1, 1), generator, strength)
+    first, second = views.chunk(2)
     return first, second
+
+
+def located_views(images: Tensor, generator: torch.Generator, strength: Strength = VIEW) -> tuple[Tensor, Tensor]:
+    """A view of each of the slices [N, 1, H, W], and where each of its pixels was read: [N, H, W, 2], (x, y) of the
+    slice in [-1, 1] from edge to edge; what lies outside repeats the edge."""
+    places = _grid(images.shape, generator, strength).to(images.device)
+    return _intensity(_resample(images, places, "bilinear"), generator, strength), places
 
 
 def augment(

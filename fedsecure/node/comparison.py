@@ -33,7 +33,7 @@ from fedsecure.config import Study
 from fedsecure.greeting import differing, settings_of
 from fedsecure.node.checks import UNSAID, Finding, Level
 from fedsecure.node.membership import Own
-from protocols.errors import ProtocolError
+from protocols.errors import Malformed, ProtocolError
 
 EVERY_S: Final = 1.0
 SKEW_S: Final = 60.0  # warned of; ten minutes are refused in a study (keys/SPEC.md, Trust)
@@ -180,6 +180,9 @@ class SiteEnd(_End):
                 key = open_key(note, self._session, self._own.name, self._own.identity, self._own.roster)
                 self._send(key)
             case Verdicts(session=session, sites=sites, groups=groups) if session == self._session and session:
+                known = set(sites) <= set(self._own.roster.sites)
+                if not known or any(len(numbers) != len(sites) for numbers in groups):
+                    raise Malformed(note.sender, "verdicts have a number for each site, and sites of the roster")
                 self.findings += agreed(sites, groups)
                 self.done = True
             case _:
@@ -208,7 +211,7 @@ def agreed(sites: tuple[str, ...], groups: tuple[tuple[int, ...], ...]) -> list[
     found = []
     for category, numbers in zip(Category, groups, strict=True):
         parties: dict[int, list[str]] = {}
-        for site, number in zip(sites, numbers, strict=False):
+        for site, number in zip(sites, numbers, strict=True):
             parties.setdefault(number, []).append(site)
         if len(parties) == 1:
             found.append(Finding("ok", category, f"the same at {', '.join(sites)}"))

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from fedsecure.learning.distance import extrapolated
-from fedsecure.learning.parts import encoder_of
+from fedsecure.learning.parts import start_of
 from fedsecure.learning.target import copied
 from fedsecure.node.averaging import Averaging, model_file, sum_file, target_file, update_file
 from fedsecure.node.coordinator import step
@@ -34,7 +34,7 @@ from fedsecure.node.shell import Shell
 from fedsecure.node.trainer import Answer, PreparedModel, PrepareOrder
 from fedsecure.node.workbench import ENCODER
 from fedsecure.packing import pack_model, unpack_model
-from fedsecure.plan import StageKind, has_target, makes_target, schedule
+from fedsecure.plan import StageKind, has_target, keeps_decoder, makes_target, schedule
 from fedsecure.progress import Measured
 from fedsecure.types import Flow
 from keys.roster import Roster
@@ -73,11 +73,15 @@ class CoordinatorShell(Shell):
         self._transport = transport
         saved = self._store.get("coordinator")
         self._state = msgspec.json.decode(saved, type=CoordinatorState) if saved else begin(self._study)
+        self._leave_out_strangers()  # who was revoked while this node was down
 
     def follow(self, roster: Roster) -> None:
-        """Who is no longer in it has left, as by a veto: nobody waits for it, nothing of it is relayed or averaged."""
         super().follow(roster)
-        gone = (site for site in self._state.cohort if site not in roster.members)
+        self._leave_out_strangers()
+
+    def _leave_out_strangers(self) -> None:
+        """Who is not in the roster has left, as by a veto: not waited for any more, relayed or averaged."""
+        gone = (site for site in self._state.cohort if site not in self._roster.members)
         self._events.extend(FrameIn(site, Leave(LeaveReason.VETOED)) for site in gone)
 
     def close(self) -> None:
@@ -184,7 +188,8 @@ class CoordinatorShell(Shell):
         self._store.write(model_file(stage, round_ + 1), ended.model)
         plan = schedule(self._study)[stage]
         if plan.kind is StageKind.PRETRAIN and round_ + 1 == plan.rounds:
-            self._store.write(ENCODER, pack_model(encoder_of(unpack_model(ended.model))))
+            start = start_of(unpack_model(ended.model), keeps_decoder(self._study))
+            self._store.write(ENCODER, pack_model(start))
         if ended.target:
             self._store.write(target_file(stage, round_ + 1), ended.target)
         if summed := averaging.prototypes():

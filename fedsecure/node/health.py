@@ -8,18 +8,23 @@ No name of a peer or study, nothing computed from volumes. Off unless the operat
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
+import socket
 import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
-from typing import Final
+from socketserver import TCPServer
+from threading import BoundedSemaphore, Thread, Timer
+from typing import Any, Final
 
 from fedsecure.errors import SettingsError
 from fedsecure.node.vitals import Status
 
 STALE_S: Final = 60.0  # a turn that hashes, signs and writes a large model takes seconds
+_AT_ONCE: Final = 8  # connections: whoever has an account on this machine must not use up the node's descriptors
+_LONGEST_S: Final = 5.0  # for one request, however slowly it is said
 
 
 class Health:
@@ -30,7 +35,7 @@ class Health:
         host, port = _loopback(address)
         handler = type("_Handler", (_Handler,), {"status": staticmethod(status)})
         try:
-            self._server = ThreadingHTTPServer((host, port), handler)
+            self._server = _Server((host, port), handler)
         except OSError as error:
             raise SettingsError(f"the health endpoint cannot listen on {address}: {error.strerror}") from None
         self.port = int(self._server.server_address[1])
@@ -43,9 +48,47 @@ class Health:
         self._thread.join()
 
 
+class _Server(ThreadingHTTPServer):
+    """So many connections at once, each for so long; what a client breaks off is no news."""
+
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self._free = BoundedSemaphore(_AT_ONCE)
+        super().__init__(address, handler)
+
+    def server_bind(self) -> None:
+        TCPServer.server_bind(self)  # HTTPServer's asks a name server for a name that nobody needs
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        late = Timer(_LONGEST_S, _hang_up, (request,))
+        late.daemon = True
+        late.start()
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            late.cancel()
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Nothing: the base class prints a traceback, with paths, into the node's log."""
+
+
+def _hang_up(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
 class _Handler(BaseHTTPRequestHandler):
     status: Callable[[], Status | None]
-    timeout = 5  # seconds for a client to say what it wants
+    timeout = _LONGEST_S  # seconds for a client to say its next words
 
     def do_GET(self) -> None:
         status = self.status()

@@ -26,6 +26,9 @@ from protocols.errors import ProtocolError
 
 GREET_EVERY_S: Final = 2.0  # until the other has answered
 AGAIN_EVERY_S: Final = 30.0  # after that: what is remembered of a node stays near what it did
+SPACING_S: Final = 0.5  # between two greetings that this node begins
+_BURST: Final = 16  # greetings of one peer that are looked at in a row: each is answered, signed and put on record
+_PER_S: Final = 4.0  # and how many of them a second for long
 
 OLDER_COPY: Final = (
     "this node's folder was restored from an older copy, or runs twice: its peers have seen it further on. "
@@ -68,8 +71,10 @@ class Introductions:
         self._parts = tuple(settings_of(study).values())
         self._coordinates = name == roster.coordinator
         self._verdicts: dict[str, Verdict] = {}
-        self._next_greeting = 0.0
+        self._next_greeting = self._greeted = 0.0
         self._asked: dict[str, float] = {}
+        self._now = 0.0  # of the last tick
+        self._room: dict[str, tuple[float, float]] = {}  # peer -> (greetings that are still looked at, as of when)
         held = store.get("peers")
         self._known = msgspec.msgpack.decode(held, type=dict[str, Known]) if held else {}
         self.skews: dict[str, float] = {}  # seconds that a peer's clock is ahead, transport included
@@ -87,14 +92,16 @@ class Introductions:
 
     def tick(self, now: float) -> None:
         """A site greets the coordinator."""
+        self._now = now
         if self._coordinates or now < self._next_greeting:
             return
+        self._greeted = now
         self._next_greeting = now + (AGAIN_EVERY_S if self.welcome(self._roster.coordinator) else GREET_EVERY_S)
         self._greet(self._roster.coordinator)
 
     def soon(self) -> None:
         """Something left this node that its peers should remember."""
-        self._next_greeting = 0.0
+        self._next_greeting = min(self._next_greeting, self._greeted + SPACING_S)
 
     def stranger(self, peer: str, now: float) -> None:
         """A frame came of a peer that is not welcome and was dropped: ask it to greet, but not at every frame."""
@@ -106,6 +113,9 @@ class Introductions:
         """A greeting came."""
         if peer not in self._roster.members or peer == self._name:
             self._refuse(peer, "whoever greets is another member of the roster")
+            return
+        if not self._has_room(peer):
+            self._refuse(peer, "a node greets no more often than it could need")
             return
         try:
             greeting = GREETINGS.open(frame, peer=peer, me=self._name, public=self._roster.members[peer])
@@ -123,6 +133,13 @@ class Introductions:
         if self._coordinates or greeting.verdict is Verdict.UNKNOWN or verdict is Verdict.RESTORED:
             self._greet(peer)
         self._heed(peer, greeting)
+
+    def _has_room(self, peer: str) -> bool:
+        """Whether this greeting is within what an honest peer says: a flood fills no disk with answers to it."""
+        left, at = self._room.get(peer, (float(_BURST), self._now))
+        left = min(float(_BURST), left + (self._now - at) * _PER_S)
+        self._room[peer] = (left - 1 if left >= 1 else left, self._now)
+        return left >= 1
 
     def _judge(self, peer: str, greeting: Greeting, frame: bytes) -> Verdict:
         if not works_with(software(), greeting.software):

@@ -66,7 +66,7 @@ def read_site(path: Path) -> SiteFile:
 def lay_out_site(folder: Path, file: SiteFile) -> Study:
     """Write what a site's process reads. Raises SettingsError or RosterError, and then has written nothing."""
     edition, me = _membership(folder)
-    study = agreed_study(Path(file.study), edition)
+    study = agreed_study(Path(file.study), edition, begun=_has_begun(folder))
     if me == edition.coordinator:
         raise SettingsError("this folder's keys are the coordinator's: it is started by `fedsecure coordinator`")
     if me not in {member.name for member in study.sites}:
@@ -85,7 +85,7 @@ def lay_out_coordinator(folder: Path, path: Path, encoder: Path | None = None) -
     edition, me = _membership(folder)
     if me != edition.coordinator:
         raise SettingsError(f"this folder's keys are {me}'s, a site: it is started by `fedsecure site`")
-    study = agreed_study(path, edition)
+    study = agreed_study(path, edition, begun=_has_begun(folder))
     _same_study(folder, study)
     raw = _start(folder, study, encoder)
     lay_out(folder, study, Run())
@@ -95,14 +95,20 @@ def lay_out_coordinator(folder: Path, path: Path, encoder: Path | None = None) -
     return study
 
 
-def agreed_study(path: Path, edition: Edition) -> Study:
-    """The study of a file, whose sites are in the roster. Raises SettingsError."""
+def agreed_study(path: Path, edition: Edition, *, begun: bool = False) -> Study:
+    """The study of a file, whose sites are in the roster. Raises SettingsError.
+
+    begun: this folder goes on with a study. A site that was revoked meanwhile still stands in its file, which all have
+    agreed on: the coordinator takes it as one that has left (`CoordinatorShell`), and the study need not end with it.
+    """
     study = load_study(path)
     if not study.sites:
         raise SettingsError(
             "the study names no site: write one [[sites]] with name and weight (patients it trains on) for each"
         )
     strangers = {member.name for member in study.sites} - set(edition.sites)
+    if begun:
+        strangers -= {entry.name for entry in edition.revoked}
     if strangers:
         raise SettingsError(f"the study names sites that the roster does not: {', '.join(sorted(strangers))}")
     return study
@@ -132,7 +138,7 @@ def _membership(folder: Path) -> tuple[Edition, str]:
 
 
 def _same_study(folder: Path, study: Study) -> None:
-    if not (folder / "node.db").exists() or not (folder / "study.json").exists():
+    if not _has_begun(folder):
         return
     begun = load(Study, (folder / "study.json").read_bytes())
     names = differing(begun, tuple(settings_of(study).values()))
@@ -141,3 +147,7 @@ def _same_study(folder: Path, study: Study) -> None:
             f"this folder has begun another study, which differs in {', '.join(names)}: go on with that one's file, or "
             "begin in a new folder with the same identity.key and trust"
         )
+
+
+def _has_begun(folder: Path) -> bool:
+    return (folder / "node.db").exists() and (folder / "study.json").exists()

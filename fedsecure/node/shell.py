@@ -10,6 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
@@ -29,6 +30,9 @@ from keys.roster import Roster
 from protocols.envelope import Opened, ReplayGuard, open_frame
 from protocols.errors import ProtocolError
 from protocols.transport.base import ClientTransport, ServerTransport
+
+MAXIMUM_KINDS: Final = 64  # of refusals of one peer that are noted apart
+MANY: Final = "a peer breaks few rules: more kinds of refusal than are noted apart"
 
 
 class Shell(ABC):
@@ -225,7 +229,10 @@ class Shell(ABC):
             self._observe(Stopped(stage=stage, round=round_, reason=stop.reason))
 
     def _refused(self, peer: str, rule: str) -> None:
-        """Note a refusal: the first of each kind, then every hundredth, so that a flood fills no disk."""
+        """Note a refusal: the first of each kind, then every hundredth, so that a flood fills no disk. Of a peer that
+        breaks ever other rules, all that are beyond MAXIMUM_KINDS count as one kind."""
+        if (peer, rule) not in self._refusals and sum(of == peer for of, _ in self._refusals) >= MAXIMUM_KINDS:
+            rule = MANY
         self._refusals[peer, rule] += 1
         if self._refusals[peer, rule] % 100 != 1:
             return

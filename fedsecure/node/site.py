@@ -149,8 +149,10 @@ def _open(study: Study, state: SiteState, sender: str, message: RoundOpen) -> Ou
         return state, (Refuse(sender, "round is not in the study's schedule"),)
     if asked == state.done:
         return state, (Resend(*asked),)
-    if asked < state.done or (state.phase is not Phase.WAITING and asked <= state.current):
-        # Late or repeated, harmless; but where the target network was lost on its way it is asked for again.
+    if asked < max(state.done, state.current):  # its frames are numbered: an honest one never opens them out of order
+        return state, (Refuse(sender, "opens a round that is past: with an older model"),)
+    if state.phase is not Phase.WAITING and asked == state.current:
+        # Repeated, harmless; but where the target network was lost on its way it is asked for again.
         lost = state.phase is Phase.GATHERING and asked == state.current and state.target
         return state, (SayWantTarget(*asked),) if lost else ()
     if bool(message.target) != has_target(study, *asked):

@@ -63,7 +63,10 @@ class Vitals:
         self._software = software
         self._started = time.time()
         self._next = 0.0
-        earlier = read(folder).peers if self._path.is_file() else {}
+        try:
+            earlier = read(folder).peers
+        except SettingsError:  # none yet, or not one that this version reads: what it counts is news, not state
+            earlier = {}
         self._peers = {
             peer: msgspec.structs.replace(earlier.get(peer, Contact()), sent=sent.get(peer, 0))
             for peer in {*earlier, *sent}

@@ -34,6 +34,7 @@ from fedsecure.node.trainer import InlineTrainer, ProcessTrainer, Trainer
 from fedsecure.node.vitals import Status, Vitals
 from fedsecure.plan import frame_limit
 from fedsecure.progress import Observe, Progress, to_json
+from keys.errors import KeysError
 from keys.passphrase import Passphrase, resolve
 from protocols.handshake import Party
 from protocols.transport.base import ClientTransport, ServerTransport
@@ -233,6 +234,11 @@ class _Life:
         try:
             stop = run(shell, should_stop)
             vitals.write(shell.standing(), stop.reason)
+        except KeysError as error:  # the roster is over, or has this node no more
+            vitals.write(shell.standing(), str(error))
+            if self._log is not None:
+                self._log.say(Level.ERROR, "stopped", reason="roster", detail=str(error))
+            raise
         finally:
             if self._health is not None:
                 self._health.close()

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Final
@@ -34,6 +34,7 @@ _NEIGHBOURS: Final = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
 WHOLE_ORDERS: Final = (*range(2, 65), 72, 80, 96, 112, 128, 160, 192, 256, 384, 512, 768, 1024)
 _ORDERS: Final = (*(1 + k / 20 for k in range(2, 100)), *(a for a in WHOLE_ORDERS if a > 5))
 _FINE: Final = 1e-4  # of a PLD's grid, up to epsilon 20; coarser in proportion above
+_RESERVE: Final = 0.01  # share of a filter's delta that is kept for sampler and graph
 _TOO_LARGE: Final = 500.0  # an RDP epsilon above which a PLD's grid costs minutes and tells nobody anything
 
 
@@ -45,6 +46,8 @@ class UnknownEvent(ValueError):
 class Spent:
     """What a list of events cost a patient. `epsilon` is the number that holds; the others are beside it.
 
+    shares: it holds against whoever sees sums alone in which at least so many honest sites' noise is, U_min - c; None
+    where each release has all its noise, which hides it from anybody. `events.read_alone` is for who sees more.
     delta = delta_dp + delta_sampler + delta_graph. `pld` is a reference only where `discrete`: it takes the noise for
     continuous. `closed` is None where something was sampled. `infinite` names the flows that have no guarantee.
     """
@@ -60,6 +63,7 @@ class Spent:
     closed: float | None
     mu: float | None
     discrete: bool
+    shares: int | None
     infinite: tuple[str, ...]
 
 
@@ -83,7 +87,7 @@ def spent(events: Sequence[Event], delta: float, *, reference: bool | None = Tru
     if not 0 < delta < 1:
         raise ValueError("delta lies between 0 and 1")
     noisy = [event for event in events if isinstance(event, Gaussian | DiscreteGaussian)]
-    infinite = tuple(sorted({f"{event.flow}: {event.reason}" for event in events if isinstance(event, NonPrivate)}))
+    infinite = {f"{event.flow}: {event.reason}" for event in events if isinstance(event, NonPrivate)}
     graph = math.fsum(event.count * event.chance for event in events if isinstance(event, BadGraph))
     discrete = any(isinstance(event, DiscreteGaussian) for event in noisy)
     unsampled = all(event.sampling == 1 for event in noisy)
@@ -93,18 +97,23 @@ def spent(events: Sequence[Event], delta: float, *, reference: bool | None = Tru
     # epsilon plus 1 is used for e, and the result must stay below it, so no circle has to be solved.
     tv = math.fsum(_distance(event) for event in noisy)
     guess = _rdp(noisy, delta) + 1
-    # In logarithms: e^epsilon of a careless study leaves the floats.
-    sampler = 0.0 if tv == 0 else math.exp(min(0.0, math.log(tv) + guess + math.log1p(math.exp(-guess))))
+    sampler = _share(tv, guess)
     dp = delta - sampler - graph
     rdp = _rdp(noisy, dp) if dp > 0 else math.inf
-    if sampler and rdp > guess:
-        infinite = (*infinite, "noise: delta is used up by the sampler's and the graph's parts")
+    if dp <= 0 or (sampler and rdp > guess):
+        infinite |= {f"{flow}: delta is used up by {part}" for flow, part in _beside(events)}
     wanted = reference is not None and (reference or not discrete)
     pld = _pld(noisy, dp, rdp) if wanted else None
     closed = None if mu is None else epsilon_of(mu, dp) if dp > 0 else math.inf
     holds, name = (rdp, "RDP") if discrete or pld is None else (pld, "PLD")
+    if infinite:  # of all events, whichever accountant is asked
+        holds, rdp, pld, closed, mu = (
+            math.inf,
+            math.inf,
+            *(None if x is None else math.inf for x in (pld, closed, mu)),
+        )
     return Spent(
-        epsilon=math.inf if infinite else holds,
+        epsilon=holds,
         accountant=f"{name} of {LIBRARY} {version(LIBRARY)}",
         delta=delta,
         delta_dp=dp,
@@ -115,7 +124,8 @@ def spent(events: Sequence[Event], delta: float, *, reference: bool | None = Tru
         closed=closed,
         mu=mu,
         discrete=discrete,
-        infinite=infinite,
+        shares=min((event.shares for event in noisy if isinstance(event, DiscreteGaussian)), default=None),
+        infinite=tuple(sorted(infinite)),
     )
 
 
@@ -148,26 +158,36 @@ class Filter:
     Epsilons of an adaptively chosen number of releases may not simply be composed. RDP at ONE order fixed beforehand
     may (Feldman and Zrnic, arXiv 2008.11193): whoever stops before the budget at that order is passed stays within
     (epsilon, delta), whatever made them stop. The other way is to charge the worst case of the schedule beforehand.
+    A part of delta, fixed beforehand too, is kept for what is no divergence: sampler and graph.
     """
 
     order: int
     budget: float  # of RDP at `order`
+    epsilon: float
+    reserve: float  # of delta
 
     @staticmethod
     def of(epsilon: float, delta: float) -> Filter:
-        """The whole order at which (epsilon, delta) leaves room for the most Gaussian noise-free releases, by 1/z^2."""
-        room = {a: _room(a, epsilon, delta) for a in WHOLE_ORDERS}
+        """The whole order at which (epsilon, delta) leaves room for the most Gaussian releases, by 1/z^2.
+
+        Raises ValueError where none leaves room for any.
+        """
+        reserve = _RESERVE * delta
+        room = {a: _room(a, epsilon, delta - reserve) for a in WHOLE_ORDERS}
         order = max(room, key=lambda a: room[a] / a)
         if room[order] <= 0:
             raise ValueError("a filter needs a larger epsilon or delta: no order leaves room for any release")
-        return Filter(order, room[order])
+        return Filter(order, room[order], epsilon, reserve)
 
     def admits(self, events: Sequence[Event]) -> bool:
-        """Whether all `events` so far, the next one among them, stay within the budget."""
+        """Whether all `events` so far, the next one among them, stay within the budget and the reserve."""
         check(events)
         if any(isinstance(event, NonPrivate) for event in events):
             return False
         noisy = [event for event in events if isinstance(event, Gaussian | DiscreteGaussian)]
+        graph = math.fsum(event.count * event.chance for event in events if isinstance(event, BadGraph))
+        if not graph + _share(math.fsum(_distance(event) for event in noisy), self.epsilon) <= self.reserve:
+            return False
         if not noisy:
             return True
         accountant = _composed(RdpAccountant([self.order], _NEIGHBOURS), noisy)
@@ -177,6 +197,21 @@ class Filter:
 def _room(order: int, epsilon: float, delta: float) -> float:
     """The most RDP at `order` that is (epsilon, delta)-DP (Canonne, Kamath and Steinke, arXiv 2004.00010, prop. 12)."""
     return epsilon - math.log1p(-1 / order) + math.log(delta * order) / (order - 1)
+
+
+def _share(tv: float, epsilon: float) -> float:
+    """(1 + e^epsilon) tv, what a sampler's distance adds to delta; in logarithms, as e^epsilon of a careless study
+    leaves the floats."""
+    return 0.0 if tv == 0 else math.exp(min(0.0, math.log(tv) + epsilon + math.log1p(math.exp(-epsilon))))
+
+
+def _beside(events: Sequence[Event]) -> Iterator[tuple[str, str]]:
+    """(flow, part of delta) of every event that takes of delta what its mechanism is left without."""
+    for event in events:
+        if isinstance(event, BadGraph) and event.chance > 0:
+            yield event.flow, "the chance of a bad graph"
+        if isinstance(event, DiscreteGaussian) and event.distance > 0:
+            yield event.flow, "the sampler's distance from its law"
 
 
 def _distance(event: Gaussian | DiscreteGaussian) -> float:

@@ -64,6 +64,6 @@ def share_sigma(multiplier: float, sensitivity: float, least: int, colluders: in
 def signal_to_noise(count: float, sensitivity_in_clips: float, multiplier: float, dimension: int) -> float:
     """Norm of the most that `count` contributions of norm C add up to, by the noise's: N C / (z Delta sqrt(d)).
 
-    sensitivity_in_clips: Delta / C, which is 2 for site updates and 1 for sums over patients.
+    sensitivity_in_clips: Delta / C: 2 for site updates and 1 for sums over patients, and more on a coarse grid.
     """
     return count / (sensitivity_in_clips * multiplier * math.sqrt(dimension))

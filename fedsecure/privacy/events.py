@@ -116,6 +116,11 @@ Event = Gaussian | DiscreteGaussian | NonPrivate | BadGraph
 _DECODER: Final = msgspec.json.Decoder(tuple[Event, ...])
 
 
+def read_alone(events: Sequence[Event]) -> tuple[Event, ...]:
+    """The same releases for whoever reads them one by one, unmasked: of the noise, one site's share alone."""
+    return tuple(msgspec.structs.replace(e, shares=1) if isinstance(e, DiscreteGaussian) else e for e in events)
+
+
 def encode(events: Sequence[Event]) -> bytes:
     """Events as JSON, always the same bytes for the same events."""
     return msgspec.json.encode(events)

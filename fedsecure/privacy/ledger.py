@@ -1,89 +1,46 @@
-"""What a site has spent, durable before anything leaves: one SQLite file, one chain of hashes, two caps.
+"""What a site has spent, durable before anything leaves: one SQLite file, one chain of hashes (`chain`), two caps.
 
-    row i:  head_i = SHA-256("fedsecure/ledger/v1" || head_(i-1) || body_i)        body: JSON of one entry
-
-Entries are `Opened` (a study, its cap and the patients in it), `Charged` (releases) and `Withdrawn` (a patient leaves a
-study). A charge over a cap is refused and nothing is written. A row that was changed, taken out or put in breaks the
-chain; a file that was set back to an older state is told by a head known from elsewhere, which `open_ledger` is given:
-until checkpoints are countersigned, whoever restores a backup must be trusted to have kept the newest head.
+A charge over a cap is refused and nothing is written. A row that was changed, taken out or put in breaks the chain; a
+file that was set back to an older state is told by a head known from elsewhere, which `open_ledger` is given: until
+checkpoints are countersigned, whoever restores a backup must be trusted to have kept the newest head.
 
 A crash between charge and sending wastes budget and never reuses it. The same message charged again is charged once.
 """
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
-import msgspec
-
 from fedsecure.errors import GateRefused
-from fedsecure.privacy import accountant
+from fedsecure.privacy import accountant, chain
 from fedsecure.privacy.accountant import Spent
-from fedsecure.privacy.events import Event
+from fedsecure.privacy.chain import (
+    FIRST,
+    Cap,
+    Charged,
+    Entry,
+    Everyone,
+    Head,
+    LedgerBroken,
+    Opened,
+    Withdrawn,
+    cohort_of,
+    token_of,
+)
+from fedsecure.privacy.events import DiscreteGaussian, Event, Gaussian
 
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS chain (seq INTEGER PRIMARY KEY, body BLOB NOT NULL, head BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS patient (study TEXT NOT NULL, token TEXT NOT NULL, PRIMARY KEY (study, token)) STRICT;
 """
-_LABEL: Final = b"fedsecure/ledger/v1\0"
-FIRST: Final = bytes(32)  # the head of an empty ledger
 
 
 class OverBudget(GateRefused):
     """The release would pass a cap. Nothing was charged and nothing may leave; the round goes on without this site."""
-
-
-class LedgerBroken(GateRefused):
-    """The ledger is not the one that was written: changed, cut off, or an older copy. No release until it is back."""
-
-
-class Cap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The most that may be spent: epsilon at this total delta."""
-
-    epsilon: float
-    delta: float
-
-
-class Opened(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """A study began. cap None: no guarantee is asked for. cohort: digest of its patients' tokens, sorted."""
-
-    study: str
-    cap: Cap | None
-    cohort: str
-    patients: int
-
-
-class Charged(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """One message and all that is in it. message: hex digest of its bytes."""
-
-    study: str
-    stage: int
-    round: int
-    message: str
-    events: tuple[Event, ...]
-
-
-class Withdrawn(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """From here on this patient has no part in the study. What was released before stays released."""
-
-    study: str
-    token: str
-
-
-Entry = Opened | Charged | Withdrawn
-_ENTRIES: Final[msgspec.json.Decoder[Entry]] = msgspec.json.Decoder(Entry)
-
-
-class Head(NamedTuple):
-    """State of a chain: how many rows, and the last one's hash."""
-
-    size: int
-    digest: bytes
 
 
 class Withdrawal(NamedTuple):
@@ -93,21 +50,11 @@ class Withdrawal(NamedTuple):
     spent: Spent | None  # None where the study has no delta, that is no guarantee
 
 
-class _Dump(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A ledger as JSON. Tokens of patients are in it only where the owner of the site asks for them."""
-
-    format: int
-    entries: tuple[Entry, ...]
-    head: str
-    patients: dict[str, tuple[str, ...]] | None
-
-
 class Ledger:
     """One site's ledger. Every write is on disk when the call returns. Made by `open_ledger`."""
 
-    def __init__(self, db: sqlite3.Connection, everyone: Cap | None) -> None:
+    def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
-        self._everyone = everyone
         self._entries: list[Entry] = []
         self._head = Head(0, FIRST)
 
@@ -130,7 +77,7 @@ class Ledger:
     def open_study(self, study: str, patients: Collection[str], cap: Cap | None) -> None:
         """Begin a study with these patients (opaque ids). The same again changes nothing; anything else is refused."""
         tokens = sorted({token_of(patient) for patient in patients})
-        entry = Opened(study, cap, _cohort(tokens), len(tokens))
+        entry = Opened(study, cap, cohort_of(tokens), len(tokens))
         with self._writing():
             held = self._opened(study)
             if held == entry:
@@ -154,12 +101,18 @@ class Ledger:
                 raise GateRefused("the ledger does not know this study: open it with its patients and cap first")
             if entry in self._entries:
                 return  # the same bytes, sent again after a crash
+            if sum(map(_sampled, [*events, *self._events_in(study, stage, round_)])) > 1:
+                raise GateRefused(
+                    "a round of sampled patients releases once: another release of the same draw would cost more than "
+                    "the two of them do apart"
+                )
             if opened.cap is not None:
                 _within(opened.cap, [*self.events(study), *events], "the study's cap")
-            if self._everyone is not None:
+            everyone = self.everyone
+            if everyone is not None:
                 for studies in self._companies(study):
                     past = [event for one in sorted(studies) for event in self.events(one)]
-                    _within(self._everyone, [*past, *events], "the site's cap for a patient over all studies")
+                    _within(everyone, [*past, *events], "the site's cap for a patient over all studies")
             self._append(entry)
 
     def withdraw(self, study: str, patient: str) -> Withdrawal:
@@ -178,6 +131,18 @@ class Ledger:
         released = sum(isinstance(entry, Charged) and entry.study == study for entry in self._entries)
         return Withdrawal(released, accountant.spent(events, opened.cap.delta) if opened.cap else None)
 
+    def restore(self, entries: Sequence[Entry], patients: Mapping[str, Sequence[str]]) -> None:
+        """Write the rows of another ledger into this one, which is empty. Raises LedgerBroken where they and the
+        patients' tokens do not belong together, and writes nothing."""
+        with self._writing():
+            if self._entries:
+                raise GateRefused("there is a ledger already: an import never replaces one")
+            rows = [(study, token) for study, tokens in patients.items() for token in tokens]
+            self._db.executemany("INSERT INTO patient VALUES (?, ?)", rows)
+            for entry in entries:
+                self._append(entry)
+            self._verify(None)
+
     # --- reading ---
 
     def studies(self) -> tuple[Opened, ...]:
@@ -193,36 +158,50 @@ class Ledger:
     def withdrawals(self, study: str) -> int:
         return sum(isinstance(entry, Withdrawn) and entry.study == study for entry in self._entries)
 
+    @property
+    def everyone(self) -> Cap | None:
+        """The site's cap for any one patient over all studies: the last one on record."""
+        return next((entry.cap for entry in reversed(self._entries) if isinstance(entry, Everyone)), None)
+
+    def entries(self) -> tuple[Entry, ...]:
+        """All rows, in order."""
+        return tuple(self._entries)
+
+    def tokens(self, study: str) -> tuple[str, ...]:
+        """Tokens of all patients a study was opened with, sorted."""
+        rows = self._db.execute("SELECT token FROM patient WHERE study = ? ORDER BY token", (study,))
+        return tuple(token for (token,) in rows)
+
     def taking_part(self, study: str) -> frozenset[str]:
         """Tokens of the patients who are in a study and have not left it."""
-        rows = self._db.execute("SELECT token FROM patient WHERE study = ?", (study,))
         gone = {entry.token for entry in self._entries if isinstance(entry, Withdrawn) and entry.study == study}
-        return frozenset(token for (token,) in rows) - gone
-
-    def export(self, *, patients: bool = False) -> bytes:
-        """The ledger as JSON. patients: with their tokens, to move it to another machine of the site."""
-        tokens = {entry.study: tuple(self._tokens(entry.study)) for entry in self.studies()} if patients else None
-        return msgspec.json.encode(_Dump(1, tuple(self._entries), self._head.digest.hex(), tokens))
+        return frozenset(self.tokens(study)) - gone
 
     # --- inside ---
 
     def _opened(self, study: str) -> Opened | None:
         return next((entry for entry in self.studies() if entry.study == study), None)
 
-    def _tokens(self, study: str) -> list[str]:
-        rows = self._db.execute("SELECT token FROM patient WHERE study = ? ORDER BY token", (study,))
-        return [token for (token,) in rows]
+    def _events_in(self, study: str, stage: int, round_: int) -> tuple[Event, ...]:
+        """What a round was charged so far."""
+        charges = [one for one in self.charges(study) if (one.stage, one.round) == (stage, round_)]
+        return tuple(event for charged in charges for event in charged.events)
 
     def _companies(self, study: str) -> set[frozenset[str]]:
         """The different sets of studies that this study's patients were ever in. What a patient gave to a study before
         leaving it is at most what the study gave out, so leaving takes no study off."""
         mine = self.taking_part(study)
-        shared = {entry.study: mine & set(self._tokens(entry.study)) for entry in self.studies()}
+        shared = {entry.study: mine & set(self.tokens(entry.study)) for entry in self.studies()}
         return {frozenset(name for name, tokens in shared.items() if token in tokens) for token in mine}
 
+    def _cap_everyone(self, cap: Cap) -> None:
+        with self._writing():
+            if self.everyone != cap:
+                self._append(Everyone(cap))
+
     def _append(self, entry: Entry) -> None:
-        body = msgspec.json.encode(entry)
-        head = Head(self._head.size + 1, _next(self._head.digest, body))
+        body = chain.encode(entry)
+        head = chain.after(self._head, body)
         self._db.execute("INSERT INTO chain VALUES (?, ?, ?)", (head.size, body, head.digest))
         self._entries.append(entry)
         self._head = head
@@ -248,10 +227,10 @@ class Ledger:
             raise LedgerBroken("the ledger has lost rows while it was open")
         query = "SELECT seq, body, head FROM chain WHERE seq > ? ORDER BY seq"
         for seq, body, digest in self._db.execute(query, (self._head.size,)).fetchall():
-            expected = Head(self._head.size + 1, _next(self._head.digest, body))
+            expected = chain.after(self._head, body)
             if seq != expected.size or digest != expected.digest:
                 raise LedgerBroken(f"row {seq} of the ledger does not follow from the rows before: it was changed")
-            self._entries.append(_entry(body))
+            self._entries.append(chain.decode(body))
             self._head = expected
         if size != self._head.size:
             raise LedgerBroken("a row of the ledger is missing")
@@ -259,7 +238,7 @@ class Ledger:
     def _verify(self, known: Head | None) -> None:
         self._load()
         for opened in self.studies():
-            if _cohort(self._tokens(opened.study)) != opened.cohort:
+            if cohort_of(self.tokens(opened.study)) != opened.cohort:
                 raise LedgerBroken("the patients of a study are not the ones it was opened with")
         if known is None:
             return
@@ -272,15 +251,18 @@ def open_ledger(path: Path, *, known: Head | None = None, everyone: Cap | None =
     """The ledger in this file, made if there is none.
 
     known: the newest head that a checkpoint or a peer holds. everyone: the site's own cap for any one patient over all
-    studies. Raises LedgerBroken if it is not whole, or not at least as far as `known`.
+    studies, which goes on record; None leaves the one on record in force. Raises LedgerBroken if the ledger is not
+    whole, or not at least as far as `known`.
     """
     db = sqlite3.connect(path, isolation_level=None)
     try:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.executescript(_TABLES)
-        ledger = Ledger(db, everyone)
+        ledger = Ledger(db)
         ledger._verify(known)
+        if everyone is not None:
+            ledger._cap_everyone(everyone)
     except sqlite3.DatabaseError:
         db.close()
         raise LedgerBroken("the ledger's file is damaged") from None
@@ -290,58 +272,13 @@ def open_ledger(path: Path, *, known: Head | None = None, everyone: Cap | None =
     return ledger
 
 
-def import_ledger(raw: bytes, path: Path) -> None:
-    """Write what `export(patients=True)` gave as a new ledger file.
-
-    Raises GateRefused if there is a file already, LedgerBroken if the export does not hold or has no patients.
-    """
-    if path.exists():
-        raise GateRefused("there is a ledger already: an import never replaces one")
-    try:
-        dump = msgspec.json.decode(raw, type=_Dump)
-    except msgspec.MsgspecError:
-        raise LedgerBroken("not an exported ledger") from None
-    if dump.format != 1 or dump.patients is None:
-        raise LedgerBroken("the export has no patients: a ledger without them cannot keep their caps")
-    bodies = [msgspec.json.encode(entry) for entry in dump.entries]
-    heads = [FIRST]
-    for body in bodies:
-        heads.append(_next(heads[-1], body))
-    if heads[-1].hex() != dump.head:
-        raise LedgerBroken("the export's rows do not lead to its head: it was changed")
-    with open_ledger(path) as ledger, ledger._writing():
-        ledger._db.executemany(
-            "INSERT INTO patient VALUES (?, ?)",
-            [(study, token) for study, tokens in dump.patients.items() for token in tokens],
-        )
-        for entry in dump.entries:
-            ledger._append(entry)
-        ledger._verify(None)
-
-
-def token_of(patient: str) -> str:
-    """A patient in the ledger: the hash of an id that is opaque already (keyed by a secret of the site)."""
-    return hashlib.sha256(b"fedsecure/ledger/patient/v1\0" + patient.encode()).hexdigest()
-
-
-def _cohort(tokens: Sequence[str]) -> str:
-    return hashlib.sha256(b"fedsecure/ledger/cohort/v1\0" + "".join(tokens).encode()).hexdigest()
-
-
-def _next(head: bytes, body: bytes) -> bytes:
-    return hashlib.sha256(_LABEL + head + body).digest()
-
-
-def _entry(body: bytes) -> Entry:
-    try:
-        return _ENTRIES.decode(body)
-    except msgspec.MsgspecError:
-        raise LedgerBroken("a row of the ledger is no entry that is known") from None
+def _sampled(event: Event) -> bool:
+    return isinstance(event, Gaussian | DiscreteGaussian) and event.sampling < 1
 
 
 def _within(cap: Cap, events: Sequence[Event], whose: str) -> None:
     cost = accountant.spent(events, cap.delta, reference=False)
-    if cost.epsilon > cap.epsilon:
+    if not cost.epsilon <= cap.epsilon:
         because = f" ({'; '.join(cost.infinite)})" if cost.infinite else ""
         raise OverBudget(
             f"{whose} is epsilon {cap.epsilon:g} at delta {cap.delta:.1e}, and this release would make it "

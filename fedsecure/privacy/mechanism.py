@@ -29,7 +29,8 @@ Integers = npt.NDArray[np.int64]
 class Bounded:
     """values: [d] int64, in grid units: a sum of contributions of L2 norm at most `bound` grid units each, rounded.
 
-    SITE_UPDATE: the values are the one contribution. PATIENT_SUM and PROTOTYPES: a sum of `patients` of them.
+    SITE_UPDATE: the values are the one contribution, whoever trained on it. PATIENT_SUM and PROTOTYPES: a sum of
+    `patients` of them, of which each one's bound is the caller's promise: a sum does not show its terms.
     """
 
     values: Integers
@@ -91,12 +92,14 @@ class Mechanism:
         tape: recorded entropy, for tests alone; what was made with it has no guarantee and says so. Raises ValueError
         for a vector that is not what this mechanism was made for.
         """
-        if bounded.contribution is not self._contribution or bounded.bound > self._bound:
+        # Written so that what is not a number is refused as well.
+        if bounded.contribution is not self._contribution or not bounded.bound <= self._bound:
             raise ValueError(f"{self.event.flow}: bounded another way, or by more, than this mechanism is made for")
         if bounded.values.shape != (self.event.dimension,) or bounded.values.dtype != np.int64:
             raise ValueError(f"{self.event.flow}: not {self.event.dimension} integers")
-        # What can be seen of the promise is checked: a sum of k vectors of norm <= b has norm at most k b.
-        if _norm(bounded.values) > bounded.bound * max(1, bounded.patients):
+        # What can be seen of the promise is checked: a site's update is one vector, a sum of k has norm at most k b.
+        terms = 1 if self._contribution is Contribution.SITE_UPDATE else bounded.patients
+        if not _norm(bounded.values) <= bounded.bound * terms:
             raise ValueError(f"{self.event.flow}: larger than its bound: it was not clipped, or not after rounding")
         drawn = self._table.draw(self.event.dimension, OsEntropy() if tape is None else tape)
         if tape is None:
@@ -104,14 +107,26 @@ class Mechanism:
         return Privatised(bounded.values + drawn, NonPrivate(flow=self.event.flow, reason="noise from a recorded tape"))
 
 
-def statement(spent: Spent, flows: str) -> str:
-    """One sentence that says what holds, or that nothing does."""
+def statement(spent: Spent, alone: Spent, flows: str) -> str:
+    """What holds and against whom, or that nothing does.
+
+    spent: against whoever sees sums over sites alone; alone: of the same events `read_alone`, against the coordinator
+    as long as it reads each site's release unmasked. One sentence where both are the same.
+    """
     if spent.infinite:
         return f"No guarantee (epsilon is infinite): {'; '.join(spent.infinite)}."
-    return (
-        "Whether any one patient, with all volumes, frames, slices and views, took part changes what anybody can "
+    who = "anybody" if spent.shares in (None, 1) else "whoever sees nothing but sums over sites"
+    said = (
+        f"Whether any one patient, with all volumes, frames, slices and views, took part changes what {who} can "
         f"learn from {flows} by at most epsilon = {spent.epsilon:.3g} at delta = {spent.delta:.1e} "
         f"(zero-out of one patient; {spent.accountant})."
+    )
+    if spent.shares in (None, 1):
+        return said
+    holds = "nothing is bounded" if alone.infinite else f"it is epsilon = {alone.epsilon:.3g}"
+    return (
+        f"{said} It rests on the noise of U_min - c = {spent.shares} honest sites in each sum. For whoever reads "
+        f"releases one by one, as the coordinator does without secure aggregation, {holds}."
     )
 
 

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from fedsecure.types import FloatArray
 from protocols.xof import Keystream, keystream_buffer
 
+BETA: Final = math.exp(-0.5)  # of draws that a bound lets be drawn again, at most: arXiv 2102.06387's choice
 WRAP_BITS: Final = 40  # P[a sum leaves the ring] <= 2^-40, noise included
 KEY_SIZE: Final = 32
 _CHUNK: Final = 1 << 16  # values: buffers that stay in the cache

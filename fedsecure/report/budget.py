@@ -1,15 +1,12 @@
 """What a run has cost its patients: read from its sites' folders, for a privacy officer, as one page and as JSON.
 
-Where a site has a ledger, its events count; where it has none, what it sent does, and was sent without noise. Fields
-are those of the reporting items of arXiv 2303.00654 and the questions of NIST SP 800-226, level by level.
+What each site has spent is in `spending`. Fields are those of the reporting items of arXiv 2303.00654 and the questions
+of NIST SP 800-226, level by level.
 """
 
 from __future__ import annotations
 
 import math
-import sqlite3
-from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,43 +16,18 @@ import msgspec
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fedsecure.config import Study, load
-from fedsecure.egress import NON_PRIVATE, REPEAT
 from fedsecure.errors import SettingsError
 from fedsecure.files import write_atomic
+from fedsecure.plan import shared_flow
 from fedsecure.privacy import gdp
-from fedsecure.privacy.accountant import Spent, spent
-from fedsecure.privacy.events import ADJACENCY, UNIT, DiscreteGaussian, Event, Gaussian, NonPrivate
-from fedsecure.privacy.ledger import open_ledger
+from fedsecure.privacy.events import ADJACENCY, UNIT
 from fedsecure.privacy.mechanism import statement
-from fedsecure.privacy.planning import releases
 from fedsecure.report.provenance import commit
-from fedsecure.report.questions import LIMITS, Answer, questions, trust
+from fedsecure.report.questions import LIMITS, WITHDRAWAL, Answer, questions, trust
+from fedsecure.report.spending import SiteBudget, spending
+from fedsecure.types import Flow
 
-LEDGER: Final = "ledger.db"
-
-
-@dataclass(frozen=True, slots=True)
-class FlowLine:
-    """One flow of a site. alone: its epsilon if nothing else had left; without: what all others cost without it."""
-
-    flow: str
-    releases: int
-    planned: int
-    alone: float
-    without: float
-
-
-@dataclass(frozen=True, slots=True)
-class SiteBudget:
-    """`cap` and `left` are None without a cap; `head` is the ledger's, empty without one."""
-
-    site: str
-    spent: Spent
-    flows: tuple[FlowLine, ...]
-    cap: float | None
-    left: float | None
-    withdrawals: int
-    head: str
+NOTHING: Final = "Nothing was released: by record and ledger no site has sent anything computed from its volumes."
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +40,14 @@ class BudgetReport:
     unit: str
     adjacency: str
     design_target: float | None
-    accounted: float
+    accounted: float  # against whoever sees sums over sites alone
+    against_coordinator: float  # who reads each site's release, as there is no secure aggregation
     audited_lower_bound: float | None  # None: no audit of this run
     delta: float
-    meaning: gdp.Meaning
+    meaning: gdp.Meaning  # of the coordinator's epsilon
     accountant: str
-    second_value: float
+    second_accountant: str
+    second_value: float | None  # None: too large to be worth computing
     sites: tuple[SiteBudget, ...]
     released: tuple[str, ...]
     noise: str
@@ -84,6 +58,7 @@ class BudgetReport:
     tuning: str
     utility: str
     trust: tuple[str, ...]
+    withdrawal: str
     limits: tuple[str, ...]
     questions: tuple[Answer, ...]
     fedsecure: str
@@ -91,17 +66,19 @@ class BudgetReport:
 
 
 def read(run: Path) -> BudgetReport:
-    """Raises SettingsError for a folder that is no run, GateRefused for a ledger that is not whole."""
+    """Raises SettingsError for a folder that is no run and where a site's budget is unknown, GateRefused for a ledger
+    that is not whole."""
     folders = sorted(path.parent for path in run.glob("sites/*/study.json"))
     if not folders:
         raise SettingsError("no run with sites in it: name the folder of one framework's run (it holds sites/)")
     study = load(Study, (folders[0] / "study.json").read_bytes())
     patients = sum(member.weight for member in study.sites)
     delta = study.privacy.delta or min(1e-6, 1 / (100 * patients))
-    sites = tuple(_site(folder, study, delta) for folder in folders)
-    worst = max(sites, key=lambda site: site.spent.epsilon)
+    sites = tuple(spending(folder, study, delta) for folder in folders)
+    worst = max((site.spent for site in sites), key=lambda cost: cost.epsilon)
+    alone = max((site.alone for site in sites), key=lambda cost: cost.epsilon)
     flows = sorted({line.flow for site in sites for line in site.flows})
-    claim = statement(worst.spent, ", ".join(flows))
+    claim = statement(worst, alone, ", ".join(flows)) if flows else NOTHING
     return BudgetReport(
         study=study.name,
         study_digest=study.digest().hex(),
@@ -109,23 +86,26 @@ def read(run: Path) -> BudgetReport:
         unit=f"{UNIT}: all volumes, frames, slices and views of one",
         adjacency=f"{ADJACENCY}: the neighbour's patient contributes nothing; cohort sizes are constants of the study",
         design_target=study.privacy.epsilon,
-        accounted=worst.spent.epsilon,
+        accounted=worst.epsilon,
+        against_coordinator=alone.epsilon,
         audited_lower_bound=None,
         delta=delta,
-        meaning=gdp.meaning(gdp.mu_of(worst.spent.epsilon, delta) if worst.spent.epsilon > 0 else 0.0),
-        accountant=worst.spent.accountant,
-        second_value=worst.spent.rdp,
+        meaning=gdp.meaning(gdp.mu_of(alone.epsilon, delta) if alone.epsilon > 0 else 0.0),
+        accountant=worst.accountant,
+        second_accountant="PLD, which takes the noise for continuous" if worst.discrete else "RDP",
+        second_value=worst.pld if worst.discrete else worst.rdp,
         sites=sites,
         released=tuple(flows),
         noise=_noise(study),
         sampling="none is claimed" if study.privacy.sampling == 1 else f"Poisson, rate {study.privacy.sampling:g}",
-        clipping=f"{study.privacy.contribution}, C = {study.privacy.clip_units} grid units" if _on(study) else "none",
+        clipping=_clipping(study),
         share_clipped=None,
         secure_aggregation="not in this version: the coordinator reads each site's release",
         tuning="not recorded: earlier runs on the same patients cost them too, and so did the doctor's comparison of "
         "label map, modality and spacing range, which has no noise; neither is counted here",
         utility="Dice with and without is in the run's own report; a run without privacy has nothing to compare",
-        trust=trust(_on(study)),
+        trust=trust(_on(study), _prototypes(study)),
+        withdrawal=WITHDRAWAL,
         limits=LIMITS,
         questions=questions(_on(study)),
         fedsecure=version("fedsecure"),
@@ -148,6 +128,7 @@ def write(report: BudgetReport, folder: Path) -> tuple[Path, Path]:
         lstrip_blocks=True,
     )
     environment.filters["number"] = number
+    environment.filters["finite"] = math.isfinite
     page, raw = folder / "budget.html", folder / "budget.json"
     write_atomic(page, environment.get_template("budget.html").render(report=report).encode())
     write_atomic(raw, to_json(report))
@@ -161,45 +142,6 @@ def number(value: float | None) -> str:
     return "infinite" if math.isinf(value) else f"{value:.3g}"
 
 
-def _site(folder: Path, study: Study, delta: float) -> SiteBudget:
-    cap, withdrawals, head = None, 0, ""
-    if (folder / LEDGER).is_file():
-        with open_ledger(folder / LEDGER) as ledger:
-            name = study.digest().hex()
-            events = ledger.events(name)
-            withdrawals, head = ledger.withdrawals(name), ledger.head.digest.hex()
-            caps = [opened.cap for opened in ledger.studies() if opened.study == name and opened.cap]
-            cap = caps[0].epsilon if caps else None
-    else:
-        events = _sent(folder / "node.db")
-    total = spent(events, delta)
-    left = None if cap is None else max(0.0, cap - total.epsilon)
-    return SiteBudget(folder.name, total, _flows(study, events, delta), cap, left, withdrawals, head)
-
-
-def _sent(database: Path) -> tuple[Event, ...]:
-    """What a site without a ledger released. Raises SettingsError for an event that is none of this version's."""
-    if not database.is_file():
-        return ()
-    query = "SELECT flow, event, count(*) FROM sent WHERE kind = 'release' AND event != ? GROUP BY flow, event"
-    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as db:
-        rows = db.execute(query, (REPEAT,)).fetchall()
-    if any(event != NON_PRIVATE for _, event, _ in rows):
-        raise SettingsError("a site released something with a privacy event, and has no ledger: its budget is unknown")
-    return tuple(NonPrivate(flow=flow, count=count, reason="released without noise") for flow, _, count in rows)
-
-
-def _flows(study: Study, events: Sequence[Event], delta: float) -> tuple[FlowLine, ...]:
-    planned, lines = releases(study), []
-    for flow in sorted({event.flow for event in events}):
-        own = [event for event in events if event.flow == flow]
-        others = [event for event in events if event.flow != flow]
-        count = sum(event.count for event in own if isinstance(event, Gaussian | DiscreteGaussian | NonPrivate))
-        alone, without = (spent(part, delta, reference=False).epsilon for part in (own, others))
-        lines.append(FlowLine(flow, count, planned[flow], alone, without))
-    return tuple(lines)
-
-
 def _noise(study: Study) -> str:
     if not _on(study):
         return "none"
@@ -207,6 +149,20 @@ def _noise(study: Study) -> str:
         "discrete Gaussian on the integer grid, by each site, from the operating system's entropy (AES-256-CTR); "
         f"z = {study.privacy.noise_multiplier or 'found from epsilon'}"
     )
+
+
+def _clipping(study: Study) -> str:
+    parts = []
+    if _on(study):
+        parts.append(f"{study.privacy.contribution}, C = {study.privacy.clip_units} grid units")
+    if _prototypes(study):
+        clip = study.pretrain.prototype_clip
+        parts.append(f"each row of entries for prototypes to C_f = {clip:g} by the gate, where it is summed")
+    return "; ".join(parts) or "none"
+
+
+def _prototypes(study: Study) -> bool:
+    return shared_flow(study) in (Flow.PROTOTYPES, Flow.PROTOTYPE_SUM)
 
 
 def _on(study: Study) -> bool:

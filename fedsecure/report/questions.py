@@ -19,10 +19,18 @@ _MACHINE: Final = (
 )
 
 
-def trust(noised: bool) -> tuple[str, ...]:
-    """What has to hold for the claim; noised: whether the study asks for noise."""
+def trust(noised: bool, prototypes: bool) -> tuple[str, ...]:
+    """What has to hold for the claim; noised: whether the study asks for noise; prototypes: whether sites share them,
+    which the gate clips with noise or without."""
     if not noised:
-        return ("Nothing was clipped or noised for privacy: whoever received a release has it as it was.", _MACHINE)
+        return (
+            "Nothing was noised for privacy: whoever received a release has it as it was.",
+            "The gate clips each row of a site's entries for prototypes before it sums them; that a row is one patient "
+            "is the trainer's promise. Nothing else was clipped."
+            if prototypes
+            else "Nothing was clipped for privacy.",
+            _MACHINE,
+        )
     return (
         "Each site clips and adds its share of noise as its software says. Noise inside a training loop would be a "
         "promise of the trainer's; noise added by the gate is not.",
@@ -32,6 +40,10 @@ def trust(noised: bool) -> tuple[str, ...]:
     )
 
 
+WITHDRAWAL: Final = (
+    "Nodes of this version do not look up who withdrew: a site that has to take a patient out stops taking part. What "
+    "left before cannot be called back."
+)
 LIMITS: Final = (
     "A guarantee bounds what taking part adds. It does not hide what a whole hospital's data have in common.",
     "Two epsilons compare only at the same unit, delta and adjacency.",

@@ -21,10 +21,11 @@ def modelled(settings: PretrainSettings, model: Schema, asked: int, corrected: i
 
     A round costs E + P up and down, and E more up where targets were asked for and down where one was corrected; the
     evaluation round costs one more download. E: parameters of online encoder and projector, P: of the predictor, both
-    out of the schema of a model. A naive target goes with the model, every time.
+    out of the schema of a model; what else no target follows, the decoder of a local contrast, counts as P. A naive
+    target goes with the model, every time.
     """
-    predictor = sum(spec.size for spec in model if spec.name.startswith("predictor."))
     online = sum(spec.size for spec in model if spec.name.startswith(("encoder.", "projector.")))
+    predictor = sum(spec.size for spec in model if not spec.name.startswith(("encoder.", "projector.", "target.")))
     rounds = settings.rounds
     if settings.target == "naive":
         asked, corrected = rounds, rounds + 1

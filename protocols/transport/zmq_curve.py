@@ -105,7 +105,7 @@ class CurveServer(Endpoint):
             self._hang_up(name)
 
     def refusals(self) -> list[ProtocolError]:
-        return self._inbox.refusals()
+        return [*self._doorkeeper.refusals(), *self._inbox.refusals()]
 
     def _hang_up(self, name: str, but: Connection | None = None) -> None:
         """On every connection of this name's key."""

@@ -2,7 +2,8 @@
 
 What is counted, the unit, is one training, as in the report: local fine-tuning trains a network a site, so the unit is
 a site under a seed (its folds averaged); federated fine-tuning trains one for all sites, so the unit is a seed and
-fold (its sites averaged). Both arms of a pair had the same labelled patients, batches and decoder.
+fold (its sites averaged). Both arms of a pair had the same labelled patients, batches and, where none is
+pre-trained, decoder.
 """
 
 from __future__ import annotations

@@ -163,8 +163,9 @@ def _reading(heading: Heading) -> str:
     said = [
         "Dice: mean ± SD over trainings: of local fine-tuning one a site and seed (folds averaged), of federated one a "
         "seed and fold (sites averaged); mean over patients, then structures, on the grid that the network sees. "
-        "Against random: mean paired difference with its 95 % t-interval; pairs share labelled patients, batches and "
-        "decoder. The scored patients are the same under all seeds, so intervals say nothing of other patients.",
+        "Against random: mean paired difference with its 95 % t-interval; pairs share labelled patients, batches and, "
+        "where it is not pre-trained, the decoder. The scored patients are the same under all seeds, so intervals say "
+        "nothing of other patients.",
         "kNN: 15-nearest-neighbour accuracy of naming the partition, pooled over sites (Local CL: mean of each site's "
         "own); norm: of the mean embedding, 1 is collapse. up, down: bytes of a site in pre-training, mean over sites. "
         "seconds: of a whole shard, with other shards beside it.",

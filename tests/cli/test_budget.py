@@ -31,6 +31,8 @@ def test_a_plan_says_cost_meaning_and_signal(tmp_path: Path) -> None:
         "10 sites, 200 patients",
         "weights 10",
         "for its first round",
+        "against whoever sees sums over sites alone and is told the noise of c of U_min sites: U_min - c = 9",
+        "against whoever reads releases one by one, as the coordinator does",
         "S/N of a round",
         "naming 1 of 500",
         "\n*",

@@ -266,3 +266,12 @@ def test_what_is_missing_is_said_in_one_line(run: Run) -> None:
     assert "No such file" in run("roster show nowhere", fails=True)
     Path("nonsense").write_bytes(b"\xff\x00")
     assert "a line of the roster" in run("roster show nonsense", fails=True)
+
+
+def test_a_request_that_cannot_be_written_leaves_no_folder_that_cannot_join(run: Run) -> None:
+    run("keys new", at="hub")
+    run("keys new", at="north")
+    run("roster new hub trust-centre", at="hub")
+    run("roster invite north st-mary --out invitation", at="hub")
+    assert "cannot write" in run("roster join invitation --out nowhere/request --yes", at="north", fails=True)
+    assert "own fingerprint" in run("roster join invitation --yes", at="north")

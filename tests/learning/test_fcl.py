@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from fedsecure.config import Study
+from fedsecure.config import DenseSettings, Study
+from fedsecure.learning.dense import Pairs
 from fedsecure.learning.fcl import FclTraining
 from fedsecure.learning.job import Job
 from fedsecure.learning.model import tensors_of
@@ -78,6 +79,19 @@ def test_with_remote_only_the_sites_own_bank_is_no_match(toy_study: Callable[...
     assert _step(heard, cohort) > _step(_training(toy_study(remote_only=True)), cohort)
 
 
+def _unmoved(images: torch.Tensor, _: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Views that are the slices themselves, and where each pixel of them was read."""
+    still = torch.eye(2, 3).expand(len(images), 2, 3)
+    return images, torch.nn.functional.affine_grid(still, list(images.shape), align_corners=False)
+
+
+def _middle(places: torch.Tensor, pixels: int, _: torch.Generator) -> Pairs:
+    """The same pixels of every slice: `pixels` from the middle on."""
+    chosen = (512 + torch.arange(pixels)).expand(len(places) // 2, pixels)
+    at = places[: len(chosen)].flatten(1, 2)[:, 512 : 512 + pixels]
+    return Pairs(chosen, chosen, at, torch.ones_like(chosen, dtype=torch.bool))
+
+
 def _gradient(training: FclTraining, batch: Batch) -> torch.Tensor:
     training.network.zero_grad()
     training.loss(batch).backward()  # type: ignore[no-untyped-call]
@@ -87,7 +101,7 @@ def _gradient(training: FclTraining, batch: Batch) -> torch.Tensor:
 @pytest.mark.parametrize("exchange", ["vectors", "prototypes", "none"])
 @pytest.mark.parametrize("local_negatives", ["batch", "bank"])
 @pytest.mark.parametrize("draw", ["uniform", "stratified"])
-@pytest.mark.parametrize("loss", ["batch", "separable"])
+@pytest.mark.parametrize("loss", ["batch", "separable", "separable with a local contrast"])
 def test_only_the_separable_loss_is_a_sum_over_patients(
     loss: str, draw: str, local_negatives: str, exchange: str, toy_study: Callable[..., Study], cohort: Cohort,
     monkeypatch: pytest.MonkeyPatch,
@@ -96,9 +110,13 @@ def test_only_the_separable_loss_is_a_sum_over_patients(
     a bank of its own from before. The plain loss fails this, though weighted as a mean: clipping a patient's gradient
     would not bound what the patient changes. Views are switched off: what is drawn for a slice hangs on its place.
     """
-    monkeypatch.setattr("fedsecure.learning.fcl.two_views", lambda images, _: (images, images))
+    monkeypatch.setattr("fedsecure.learning.fcl.located_views", _unmoved)
+    loss, _, contrast = loss.partition(" ")
+    dense = DenseSettings(weight=1.0 if contrast else 0.0)
+    if contrast:  # every pixel that is drawn for a slice hangs on its place too
+        monkeypatch.setattr("fedsecure.learning.dense.paired", _middle)
     study = toy_study(
-        loss=loss, draw=draw, local_negatives=local_negatives, exchange=exchange, negatives=1000, batch=16
+        loss=loss, draw=draw, local_negatives=local_negatives, exchange=exchange, negatives=1000, batch=16, dense=dense
     )
     before = _training(study)
     _step(before, cohort)

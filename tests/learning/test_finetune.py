@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -115,8 +116,9 @@ def test_the_shortest_cycles_have_a_rate(steps: int) -> None:
     assert all(0 < finetune.learning_rate(settings, step) <= settings.learning_rate for step in range(steps))
 
 
-def test_local_fine_tuning_learns() -> None:
-    study = _study()
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_local_fine_tuning_learns(precision: Literal["float32", "bfloat16"]) -> None:
+    study = _study().model_copy(update={"model": ModelSettings(filters=4, precision=precision)})
     untouched: list[Progress] = []
     finetune.evaluate(_job(study, StageKind.FEDERATED, 3), COHORT, "cpu", untouched.append)
     tuned: list[Progress] = []

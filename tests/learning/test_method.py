@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedsecure.config import Framework, Study
+from fedsecure.config import DenseSettings, Framework, Study
 from fedsecure.learning import pretrain
 from fedsecure.learning.fedavg import average
 from fedsecure.learning.job import Job, JobResult
@@ -21,10 +21,12 @@ from fedsecure.learning.parts import encoder_of
 from fedsecure.learning.pretrain import METHODS, evaluate, initial, probe_model, train_round
 from fedsecure.learning.slices import Batch, SliceIndex
 from fedsecure.learning.target import copied
-from fedsecure.learning.transforms import two_views
+from fedsecure.learning.transforms import VIEW, Strength, located_views
 from fedsecure.plan import has_target
 from fedsecure.progress import Measured, Progress, Step, ignore
 from fedsecure.types import Bank, Cohort, Flow, State, Subject, Tensors, schema_of
+
+from .conftest import subjects
 
 Studies = Callable[..., Study]
 FRAMEWORKS: tuple[Framework, ...] = get_args(Framework)
@@ -151,15 +153,15 @@ def test_all_methods_see_the_same_batches_and_the_same_first_views(
 
     views: list[bytes] = []
 
-    def watched(images: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        pair = two_views(images, generator)
-        views.append(pair[0].numpy().tobytes() + pair[1].numpy().tobytes())
-        return pair
+    def watched(images: torch.Tensor, generator: torch.Generator, strength: Strength = VIEW) -> tuple[Any, Any]:
+        both, places = located_views(images, generator, strength)
+        views.append(both.numpy().tobytes())
+        return both, places
 
     methods = dict(METHODS)
     monkeypatch.setattr(pretrain, "METHODS", dict.fromkeys(methods, Pretender))
-    for module in ("fcl", "fclopt", "baselines.averaged"):
-        monkeypatch.setattr(f"fedsecure.learning.{module}.two_views", watched)
+    for module in ("fcl", "fclopt", "transforms"):
+        monkeypatch.setattr(f"fedsecure.learning.{module}.located_views", watched)
     firsts = set()
     for study, model in jobs:
         views.clear()
@@ -168,6 +170,31 @@ def test_all_methods_see_the_same_batches_and_the_same_first_views(
         firsts.add(views[0])
     assert len({tuple(batches) for batches in seen.values()}) == 1
     assert len(firsts) == 1
+
+
+@pytest.mark.parametrize("world", ["one patient", "fewer slices than partitions", "one slice in all"])
+@pytest.mark.parametrize(
+    ("framework", "dense"), [*((framework, 0.0) for framework in FRAMEWORKS), ("fcl", 1.0), ("fclopt", 1.0)]
+)
+def test_next_to_nothing_to_learn_from_is_a_round_like_any_other(
+    framework: str, dense: float, world: str, toy_study: Studies, cohort: Cohort
+) -> None:
+    """Losses and updates are finite, and the probe has an answer. test_exchange.py has FCL's own such worlds."""
+    slices = {"one patient": 8, "fewer slices than partitions": 2, "one slice in all": 1}[world]
+    patients = subjects(3 if world == "fewer slices than partitions" else 1, slices)
+    few = Cohort(patients, cohort.held_out[:1])
+    study = toy_study(framework, local_steps=2, dense=DenseSettings(weight=dense, pixels=8))
+    told: list[Progress] = []
+    alone = framework == "local"
+    result = (evaluate if alone else train_round)(
+        Job(study, "a", 0, 0, _opened(study), {}, {}), few, "cpu", told.append
+    )
+    losses = [event.loss for event in told if isinstance(event, Step)]
+    assert losses
+    assert all(loss is not None and np.isfinite(loss) for loss in losses)
+    arrays = [array for update in result.updates for array in update.arrays.values()]
+    assert all(np.isfinite(array).all() for array in (*arrays, *result.state.values()))
+    assert 0 <= probe_model(study, initial(study), few, "cpu").accuracy <= 1
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)

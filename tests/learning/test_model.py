@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+import pytest
 import torch
 
 from fedsecure.config import ModelSettings
-from fedsecure.learning.model import Branch, follow, load_tensors, pooled, pooled_width, tensors_of
+from fedsecure.learning.model import Branch, Segmenter, follow, load_tensors, pooled, pooled_width, tensors_of
 
 TINY = ModelSettings(filters=4, hidden=16, features=8)
 
@@ -49,3 +52,24 @@ def test_follow_is_the_moving_average() -> None:
         torch.testing.assert_close(value, 0.9 * before[name] + 0.1 * new)
     follow(slow, fast, 0)
     assert all(torch.equal(a, b) for a, b in zip(slow.parameters(), fast.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("norm", ["instance", "group"])
+def test_mixed_precision_is_within_the_u_net_alone(norm: Literal["instance", "group"]) -> None:
+    """Weights, gradients, maps and logits are float32, and what comes out is near what float32 gives."""
+    plain_settings = TINY.model_copy(update={"norm": norm})
+    torch.manual_seed(0)
+    plain = Segmenter(plain_settings, 2)
+    mixed = Segmenter(plain_settings.model_copy(update={"precision": "bfloat16"}), 2)
+    load_tensors(mixed, tensors_of(plain))
+    x = torch.randn(3, 1, 32, 32)
+    within: list[torch.dtype] = []
+    mixed.encoder.levels[0].register_forward_hook(lambda *call: within.append(call[2].dtype))
+    maps, logits, expected = mixed.encoder(x), mixed(x), plain(x)
+    assert set(within) == {torch.bfloat16}
+    assert {m.dtype for m in (*maps, logits)} == {torch.float32}
+    assert not torch.equal(logits, expected)
+    assert (logits - expected).abs().max() < 0.1 * expected.abs().max()
+    logits.square().mean().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    assert all(p.dtype == torch.float32 and p.grad is not None and p.grad.any() for p in mixed.parameters())
+    assert torch.equal(mixed(x), logits)

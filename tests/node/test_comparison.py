@@ -188,3 +188,20 @@ def test_what_does_not_hold_is_a_finding_and_changes_nothing() -> None:
     north.receive("hub", AGREEMENTS.write(Verdicts("hub", "north", SESSION, SITES, ((0,),) * 3), IDENTITIES["hub"]))
     assert [finding.text for finding in north.findings] == ["hub: a note is signed by its sender"]
     assert not north.done
+
+
+@pytest.mark.parametrize(
+    ("sites", "groups"),
+    [(SITES, ((0, 0), (0, 0), (0, 0))), (("puppet",), ((0,), (0,), (0,))), (SITES, ((0, 0, 0, 0),) * 3)],
+    ids=["too few numbers", "a site that is none", "too many numbers"],
+)
+def test_verdicts_that_do_not_fit_the_sites_are_the_coordinators_fault(
+    sites: tuple[str, ...], groups: tuple[tuple[int, ...], ...]
+) -> None:
+    end = World({"north": MR}).ends["north"]
+    for note in (Begin("hub", "north", bytes(16), False), Verdicts("hub", "north", bytes(16), sites, groups)):
+        end.receive("hub", AGREEMENTS.write(note, IDENTITIES["hub"]))
+    assert not end.done
+    assert [finding.text for finding in end.findings if finding.level == "failed"] == [
+        "hub: verdicts have a number for each site, and sites of the roster"
+    ]

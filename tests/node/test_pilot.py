@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fedsecure.errors import SettingsError
+from fedsecure.node import membership
+from fedsecure.node.membership import IDENTITY, accept, load_trust, update_trust
 from fedsecure.node.pilot import lay_out_coordinator, lay_out_site, read_site
 from fedsecure.node.store import Store
+from keys import amend, keystore
+from keys.edition import Reason
 from sim.ceremony import enrol
 
 SITES = 'sites = [{name = "north", weight = 2}]\n'
@@ -66,3 +71,32 @@ def test_a_study_that_starts_from_an_encoder_is_given_that_one(hub: Path) -> Non
     lay_out_coordinator(hub, study, file)
     assert (hub / "models/encoder.safetensors").read_bytes() == ENCODER
     lay_out_coordinator(hub, study)  # it has it
+
+
+def test_a_study_that_has_begun_goes_on_without_a_site_that_was_revoked(tmp_path: Path) -> None:
+    text = "sites = [" + ", ".join(f'{{name = "{name}", weight = 2}}' for name in ("north", "south", "east")) + "]\n"
+    folders = {name: tmp_path / name for name in ("hub", "north", "south", "east")}
+    for folder in folders.values():
+        folder.mkdir()
+        (folder / "study.toml").write_text(text)
+    enrol(folders, "hub")
+    for folder in folders.values():
+        update_trust(folder, lambda trust: replace(trust, minimum=2))
+    (folders["north"] / "site.toml").write_text('coordinator = "tcp://hub:7443"\nsource = "folder:volumes"\n')
+    file = read_site(folders["north"] / "site.toml")
+    edition = load_trust(folders["hub"]).accepted
+    assert edition is not None
+    following = amend.revoke(edition, "east", Reason.LEFT, edition.issued, membership.now())
+    for site in following.sites:
+        following = following.signed(site, keystore.load(folders[site] / IDENTITY))
+    lay_out_coordinator(folders["hub"], folders["hub"] / "study.toml")
+    lay_out_site(folders["north"], file)
+    for name in ("hub", "north"):
+        accept(folders[name], following)
+    # Not begun: a study is agreed on by those who take part in it.
+    with pytest.raises(SettingsError, match="the roster does not: east"):
+        lay_out_coordinator(folders["hub"], folders["hub"] / "study.toml")
+    for name in ("hub", "north"):
+        Store(folders[name]).close()
+    lay_out_coordinator(folders["hub"], folders["hub"] / "study.toml")
+    lay_out_site(folders["north"], file)

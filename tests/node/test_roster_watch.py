@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
+import shutil
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -13,7 +17,8 @@ from fedsecure.node import membership
 from fedsecure.node.membership import IDENTITY, accept, load_trust, open_own, update_trust
 from fedsecure.node.roster_watch import LOOK_S, RosterWatch
 from fedsecure.node.shell import Shell
-from fedsecure.node.wiring import build_coordinator, build_site, inline_trainer, lay_out
+from fedsecure.node.vitals import read
+from fedsecure.node.wiring import build_coordinator, build_site, inline_trainer, lay_out, run_site
 from fedsecure.plan import frame_limit
 from keys import amend, keystore
 from keys.edition import Edition, Reason
@@ -139,3 +144,33 @@ def test_a_running_coordinator_drops_who_was_revoked(folders: dict[str, Path], s
     south._transport.send(b"still here?")  # type: ignore[attr-defined]
     assert hub._channel().poll(0) == []
     assert set(shells["north"]._gate._readers) == {"east"}
+
+
+def test_who_was_revoked_while_the_coordinator_was_down_is_not_waited_for(
+    folders: dict[str, Path], shells: dict[str, Shell]
+) -> None:
+    shells.pop("hub").close()
+    accept(folders["hub"], without(folders, "south"))
+    study = Study(sites=tuple(Member(name=name, weight=1) for name in NAMES[1:]))
+    hub = MemoryHub(frame_limit(study))
+    folder = folders["hub"]
+    parts = inline_trainer(folder, lambda _: None), lambda _: None
+    again = build_coordinator(folder, open_own(folder), hub.server, *parts)
+    again.pump(0)
+    assert again._state.left == {"south": LeaveReason.VETOED}
+    assert set(again._state.cohort) == {"north", "east"}
+    again.close()
+
+
+def test_a_running_node_whose_roster_ends_says_so_in_log_and_status(folders: dict[str, Path]) -> None:
+    south, stream = folders["south"], io.StringIO()
+    study = Study(sites=tuple(Member(name=name, weight=1) for name in NAMES[1:]))
+    lay_out(south, study, Run(), Site(name="south", source="folder:x", coordinator="tcp://127.0.0.1:1"))
+    (south / "trust").rename(south / "aside")
+    threading.Timer(1.0, (south / "trust").write_bytes, [b"nonsense"]).start()
+    shutil.copy(south / "aside", south / "trust")
+    with pytest.raises(RosterError, match="damaged"):
+        run_site(south, log=stream)
+    last = json.loads(stream.getvalue().splitlines()[-1])
+    assert (last["event"], last["level"], last["reason"]) == ("stopped", "error", "roster")
+    assert "damaged" in str(read(south).stopped)

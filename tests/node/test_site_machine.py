@@ -148,7 +148,9 @@ def test_a_round_that_was_done_is_answered_from_storage_only() -> None:
 @pytest.mark.parametrize("earlier", [(0, 0), (0, 1)])
 def test_no_earlier_round_is_gone_back_to(earlier: tuple[int, int]) -> None:
     state = SiteState(done=(0, 2))
-    assert after(state, incoming(opening(*earlier))) == (state, [])
+    following, effects = after(state, incoming(opening(*earlier)))
+    assert following == state
+    assert [type(effect) for effect in effects] == [Refuse]
 
 
 def test_a_later_round_replaces_the_one_in_training() -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import socket
+import struct
+import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -139,3 +143,39 @@ def test_a_loop_that_hangs_is_noticed(tmp_path: Path, serve: Callable[..., Healt
 def test_it_listens_on_loopback_alone(address: str) -> None:
     with pytest.raises(SettingsError, match="loopback alone"):
         Health(address, lambda: None)
+
+
+def test_a_status_of_another_version_keeps_no_node_from_starting(tmp_path: Path) -> None:
+    (tmp_path / "status.json").write_text('{"of": "another version"}')
+    Vitals(tmp_path, {"hub": 7}, "0.1.0").write(STANDING)
+    assert read(tmp_path).peers["hub"].sent == 7
+
+
+def test_it_listens_on_ipv6_loopback() -> None:
+    health = Health("[::1]:0", lambda: None)
+    socket.create_connection(("::1", health.port), 5).close()
+    health.close()
+
+
+def test_a_client_that_breaks_off_puts_no_traceback_into_the_log(
+    serve: Callable[..., Health], capfd: pytest.CaptureFixture[str]
+) -> None:
+    health = serve(lambda: None)
+    for _ in range(5):
+        line = socket.create_connection(("127.0.0.1", health.port), 5)
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        line.sendall(b"GET /health HT")
+        line.close()  # by a reset
+    assert get(health.port, "/health")[0] == 503
+    time.sleep(0.2)
+    assert capfd.readouterr().err == ""
+
+
+def test_whoever_holds_many_connections_uses_up_few(serve: Callable[..., Health]) -> None:
+    health = serve(lambda: None)
+    before = threading.active_count()
+    lines = [socket.create_connection(("127.0.0.1", health.port), 5) for _ in range(100)]
+    time.sleep(0.5)
+    assert threading.active_count() - before <= 2 * 8
+    for line in lines:
+        line.close()

@@ -22,14 +22,16 @@ def gaussian(z: float, count: int = 1, sampling: float = 1.0, flow: str = "weigh
     return Gaussian(flow=flow, sensitivity=2.0, sigma=2 * z, sampling=sampling, count=count)
 
 
-def discrete(z: float, count: int = 1, shares: int = 4, sampling: float = 1.0) -> DiscreteGaussian:
+def discrete(
+    z: float, count: int = 1, shares: int = 4, sampling: float = 1.0, distance: float = 1e-36
+) -> DiscreteGaussian:
     return DiscreteGaussian(
         flow="weights",
         sensitivity=20.0,
         share_sigma=z * 20 / math.sqrt(shares),
         shares=shares,
         dimension=5000,
-        distance=1e-36,
+        distance=distance,
         sampling=sampling,
         count=count,
     )
@@ -179,7 +181,7 @@ def test_a_release_without_guarantee_makes_everything_infinite_and_is_named() ->
     found = spent(released, DELTA)
     assert found.epsilon == math.inf
     assert found.infinite == ("features: vectors without noise",)
-    assert found.pld == pytest.approx(spent(released[:1], DELTA).epsilon)
+    assert found.pld == found.rdp == found.mu == math.inf  # and not what the rest of them costs
 
 
 def test_nothing_released_costs_nothing() -> None:
@@ -229,6 +231,39 @@ def test_a_filter_holds_at_any_stopping_time_and_wastes_little() -> None:
     assert spent(released, DELTA).epsilon <= 8
     assert spent([*released, *released[: len(released) // 4]], DELTA).epsilon > 8
     assert not limit.admits([*released, NonPrivate(flow="x", reason="y")])
+
+
+@pytest.mark.parametrize(
+    ("charged", "named"),
+    [
+        ([BadGraph(flow="sums", chance=0.5)], "sums: delta is used up by the chance of a bad graph"),
+        ([discrete(6), BadGraph(flow="sums", chance=DELTA)], "sums: delta is used up by the chance of a bad graph"),
+        ([BadGraph(flow="sums", chance=DELTA / 10, count=10)], "sums: delta is used up by the chance of a bad graph"),
+        ([discrete(6, distance=1e-3)], "weights: delta is used up by the sampler's distance from its law"),
+    ],
+)
+def test_where_nothing_is_left_of_delta_epsilon_is_infinite_and_the_flow_named(
+    charged: list[Event], named: str
+) -> None:
+    found = spent(charged, DELTA)
+    assert found.epsilon == math.inf
+    assert named in found.infinite
+    assert not Filter.of(8.0, DELTA).admits(charged)
+
+
+def test_a_graph_that_leaves_delta_costs_its_chance_alone() -> None:
+    found = spent([BadGraph(flow="sums", chance=DELTA / 4)], DELTA)
+    assert (found.epsilon, found.infinite) == (0, ())
+    assert found.delta_dp == pytest.approx(0.75 * DELTA)
+
+
+def test_a_filter_keeps_a_part_of_delta_for_sampler_and_graph() -> None:
+    limit = Filter.of(8.0, DELTA)
+    graph = BadGraph(flow="sums", chance=DELTA / 1000)
+    assert limit.admits([discrete(6), *[graph] * 10])
+    assert not limit.admits([discrete(6), *[graph] * 11])
+    assert not limit.admits([discrete(6, distance=1e-11)])  # 4 sites x 5000 values x (1 + e^8)
+    assert limit.admits([discrete(6, distance=1e-16)])
 
 
 def test_a_filter_without_room_is_refused() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import sqlite3
@@ -15,8 +14,9 @@ import pytest
 
 from fedsecure.errors import GateRefused
 from fedsecure.privacy.accountant import UnknownEvent, spent
-from fedsecure.privacy.events import DiscreteGaussian, Event, NonPrivate
-from fedsecure.privacy.ledger import Cap, Head, LedgerBroken, OverBudget, import_ledger, open_ledger, token_of
+from fedsecure.privacy.chain import Cap, Everyone, Head, LedgerBroken, after, token_of
+from fedsecure.privacy.events import BadGraph, DiscreteGaussian, Event, NonPrivate
+from fedsecure.privacy.ledger import OverBudget, open_ledger
 
 CAP = Cap(8.0, 1e-5)
 ONE = DiscreteGaussian(flow="weights", sensitivity=20.0, share_sigma=14.0, shares=4, dimension=100, distance=1e-36)
@@ -55,7 +55,8 @@ def test_a_charge_is_on_disk_when_the_call_returns(tmp_path: Path) -> None:
     script = f"""
 import os
 from released import ONE
-from fedsecure.privacy.ledger import Cap, open_ledger
+from fedsecure.privacy.chain import Cap
+from fedsecure.privacy.ledger import open_ledger
 from pathlib import Path
 ledger = open_ledger(Path({str(tmp_path / "l.db")!r}))
 ledger.open_study("s", ["p1"], Cap(8.0, 1e-5))
@@ -113,6 +114,78 @@ def test_a_patient_has_one_budget_over_all_studies(tmp_path: Path) -> None:
         ledger.charge("c", 0, 0, digest(1), [ONE])  # nobody of c was in a
         ledger.withdraw("b", "p3")
         ledger.charge("b", 0, 0, digest(1), [ONE])  # p4 alone is left
+
+
+def test_a_cap_over_all_studies_is_on_record_and_stays_in_force(tmp_path: Path) -> None:
+    """Whoever opens the ledger without naming it, and whoever changes it, is bound by the chain."""
+    everyone = Cap(6.0, 1e-5)
+    rounds = affordable(ONE, everyone)
+    with open_ledger(tmp_path / "l.db", everyone=everyone) as ledger:
+        ledger.open_study("s", PATIENTS, None)
+    with open_ledger(tmp_path / "l.db", everyone=everyone) as again:
+        assert [entry for entry in again.entries() if isinstance(entry, Everyone)] == [Everyone(everyone)]
+    with open_ledger(tmp_path / "l.db") as forgetful:
+        for round_ in range(rounds):
+            forgetful.charge("s", 0, round_, digest(round_), [ONE])
+        with pytest.raises(OverBudget, match="over all studies is epsilon 6"):
+            forgetful.charge("s", 0, rounds, digest(rounds), [ONE])
+    with open_ledger(tmp_path / "l.db", everyone=Cap(60.0, 1e-5)) as raised:
+        raised.charge("s", 0, rounds, digest(rounds), [ONE])
+        assert raised.entries()[-2] == Everyone(Cap(60.0, 1e-5))
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "delta"),
+    [(math.inf, 1e-5), (math.nan, 1e-5), (0.0, 1e-5), (-1.0, 1e-5), (8.0, 0.0), (8.0, 1.0), (8.0, math.nan)],
+)
+def test_a_cap_that_caps_nothing_is_none(epsilon: float, delta: float) -> None:
+    with pytest.raises(ValueError, match="a cap is a finite epsilon"):
+        Cap(epsilon, delta)
+
+
+def test_an_entry_that_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    """JSON has no infinity: the row would say null, and no ledger with it would ever open again."""
+    cap = Cap(8.0, 1e-5)
+    msgspec.structs.force_setattr(cap, "epsilon", math.inf)
+    with open_ledger(tmp_path / "l.db") as ledger:
+        with pytest.raises(LedgerBroken, match="no entry"):
+            ledger.open_study("s", PATIENTS, cap)
+        ledger.open_study("s", PATIENTS, CAP)
+    with open_ledger(tmp_path / "l.db") as again:
+        assert len(again.entries()) == 1
+
+
+def test_a_row_with_a_cap_that_caps_nothing_is_no_entry(tmp_path: Path) -> None:
+    known = filled(tmp_path / "l.db", 1)
+    body = b'{"type":"Everyone","cap":{"epsilon":-1.0,"delta":1e-5}}'
+    db = sqlite3.connect(tmp_path / "l.db", isolation_level=None)
+    db.execute("INSERT INTO chain VALUES (?, ?, ?)", (known.size + 1, body, after(known, body).digest))
+    db.close()
+    with pytest.raises(LedgerBroken, match="no entry"):
+        open_ledger(tmp_path / "l.db")
+
+
+def test_what_uses_up_delta_is_over_every_cap(tmp_path: Path) -> None:
+    with open_ledger(tmp_path / "l.db") as ledger:
+        ledger.open_study("s", PATIENTS, CAP)
+        with pytest.raises(OverBudget, match=r"inf \(sums: delta is used up"):
+            ledger.charge("s", 0, 0, digest(0), [BadGraph(flow="sums", chance=0.9)])
+        assert ledger.events("s") == ()
+
+
+def test_one_draw_of_patients_is_released_once(tmp_path: Path) -> None:
+    """Two flows in one message, or two messages of a round, would be charged as two draws, which cost less."""
+    drawn = msgspec.structs.replace(ONE, sampling=0.1)
+    with open_ledger(tmp_path / "l.db") as ledger:
+        ledger.open_study("s", PATIENTS, CAP)
+        with pytest.raises(GateRefused, match="releases once"):
+            ledger.charge("s", 0, 0, digest(0), [drawn, msgspec.structs.replace(drawn, flow="target")])
+        ledger.charge("s", 0, 0, digest(0), [drawn])
+        ledger.charge("s", 0, 0, digest(0), [drawn])
+        with pytest.raises(GateRefused, match="releases once"):
+            ledger.charge("s", 0, 0, digest(1), [drawn])
+        ledger.charge("s", 0, 1, digest(2), [drawn])
+        assert len(ledger.charges("s")) == 2
 
 
 def test_a_withdrawal_stops_what_comes_and_says_what_cannot_be_undone(tmp_path: Path) -> None:
@@ -198,12 +271,10 @@ def test_a_restored_backup_is_noticed_by_the_head_that_others_hold(tmp_path: Pat
 
 
 def test_a_row_that_is_no_entry_is_refused_even_with_a_right_hash(tmp_path: Path) -> None:
-    from fedsecure.privacy.ledger import _next
-
     known = filled(tmp_path / "l.db", 1)
     body = b'{"type":"Refunded","study":"s"}'
     db = sqlite3.connect(tmp_path / "l.db", isolation_level=None)
-    db.execute("INSERT INTO chain VALUES (?, ?, ?)", (known.size + 1, body, _next(known.digest, body)))
+    db.execute("INSERT INTO chain VALUES (?, ?, ?)", (known.size + 1, body, after(known, body).digest))
     db.close()
     with pytest.raises(LedgerBroken, match="no entry"):
         open_ledger(tmp_path / "l.db")
@@ -224,26 +295,3 @@ def test_two_processes_cannot_spend_the_same_budget(tmp_path: Path) -> None:
         for ledger in (one, other):
             with pytest.raises(OverBudget):
                 ledger.charge("s", 0, rounds, digest(rounds), [ONE])
-
-
-def test_export_and_import_are_the_same_ledger(tmp_path: Path) -> None:
-    known = filled(tmp_path / "l.db")
-    with open_ledger(tmp_path / "l.db") as ledger:
-        whole, public = ledger.export(patients=True), ledger.export()
-    assert token_of("p1").encode() not in public
-    import_ledger(whole, tmp_path / "moved.db")
-    with open_ledger(tmp_path / "moved.db", known=known) as moved:
-        assert moved.head == known
-        assert moved.taking_part("s") == {token_of(patient) for patient in PATIENTS}
-        assert moved.export(patients=True) == whole
-    with pytest.raises(GateRefused, match="already"):
-        import_ledger(whole, tmp_path / "moved.db")
-    with pytest.raises(LedgerBroken, match="no patients"):
-        import_ledger(public, tmp_path / "x.db")
-    changed = json.loads(whole)
-    changed["entries"][1]["events"][0]["share_sigma"] = 3000.0
-    with pytest.raises(LedgerBroken, match="changed"):
-        import_ledger(json.dumps(changed).encode(), tmp_path / "x.db")
-    with pytest.raises(LedgerBroken, match="not an exported"):
-        import_ledger(b"{}", tmp_path / "x.db")
-    assert not (tmp_path / "x.db").exists()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedsecure.privacy.accountant import spent
-from fedsecure.privacy.events import Contribution, NonPrivate
+from fedsecure.privacy.events import Contribution, NonPrivate, read_alone
 from fedsecure.privacy.mechanism import Bounded, Mechanism, statement
 from fedsecure.privacy.noise import OsEntropy
 
@@ -59,7 +59,10 @@ def test_an_empty_draw_is_noise_like_any_other() -> None:
     [
         (bounded(one(65)), "larger than its bound"),
         (bounded(np.full(D, 2**40)), "larger than its bound"),
+        (bounded(one(65), patients=50), "larger than its bound"),  # a site's update is one vector, of any number
         (bounded(one(1), bound=65.0), "by more"),
+        (bounded(one(1), bound=math.nan), "by more"),
+        (bounded(one(1), bound=-1.0), "larger than its bound"),
         (bounded(one(1), Contribution.PATIENT_SUM), "another way"),
         (bounded(np.zeros(D - 1)), "not 400 integers"),
         (Bounded(np.zeros(D), BOUND, Contribution.SITE_UPDATE), "not 400 integers"),  # type: ignore[arg-type]
@@ -68,6 +71,14 @@ def test_an_empty_draw_is_noise_like_any_other() -> None:
 def test_a_vector_it_was_not_made_for_is_refused(wrong: Bounded, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         mechanism().apply(wrong)
+
+
+@pytest.mark.parametrize(("value", "patients"), [(129, 2), (1, 0), (1, -1)])
+def test_a_sum_larger_than_its_patients_can_make_it_is_refused(value: int, patients: int) -> None:
+    made = mechanism(Contribution.PATIENT_SUM)
+    made.apply(bounded(one(128), Contribution.PATIENT_SUM, patients=2))
+    with pytest.raises(ValueError, match="larger than its bound"):
+        made.apply(bounded(one(value), Contribution.PATIENT_SUM, patients=patients))
 
 
 @pytest.mark.parametrize(
@@ -92,14 +103,28 @@ def test_a_recorded_tape_prints_no_epsilon() -> None:
 
     out = mechanism().apply(bounded(one(1)), Tape())
     assert isinstance(out.event, NonPrivate)
-    assert statement(spent([out.event], 1e-6), "weights").startswith("No guarantee")
+    assert statement(*[spent([out.event], 1e-6)] * 2, "weights").startswith("No guarantee")
 
 
 def test_the_statement_says_whom_it_holds_for() -> None:
-    said = statement(spent([mechanism().event], 1e-6), "weights")
-    assert "any one patient" in said
-    assert "epsilon = " in said
-    assert "zero-out" in said
+    """And against whom: a third of the noise hides a site's release from nobody who reads it by itself."""
+    event = mechanism().event
+    summed, alone = spent([event], 1e-6), spent(read_alone([event]), 1e-6)
+    said = statement(summed, alone, "weights")
+    for part in ("any one patient", "zero-out", "whoever sees nothing but sums", "U_min - c = 3"):
+        assert part in said
+    assert "anybody" not in said
+    assert alone.mu == pytest.approx(math.sqrt(3) * (summed.mu or 0))
+    assert f"epsilon = {summed.epsilon:.3g} at" in said
+    assert f"as the coordinator does without secure aggregation, it is epsilon = {alone.epsilon:.3g}" in said
+
+
+def test_a_release_with_all_its_noise_hides_from_anybody() -> None:
+    event = mechanism(least=1, colluders=0).event
+    summed, alone = spent([event], 1e-6), spent(read_alone([event]), 1e-6)
+    assert alone == summed
+    assert "what anybody can learn" in statement(summed, alone, "weights")
+    assert "coordinator" not in statement(summed, alone, "weights")
 
 
 def test_values_do_not_print() -> None:

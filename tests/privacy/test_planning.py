@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from fedsecure.config import FinetuneSettings, Member, PretrainSettings, PrivacySettings, Study, parse_study
 from fedsecure.errors import SettingsError
 from fedsecure.plan import require_no_noise
 from fedsecure.privacy.accountant import spent
-from fedsecure.privacy.planning import budget, events_of, survivors
+from fedsecure.privacy.events import DiscreteGaussian
+from fedsecure.privacy.planning import budget, events_of, rounded_bound, survivors
+from fedsecure.privacy.quantize import Grid, draw_key, integer_norm
+from fedsecure.privacy.rotate import rotate_clipped, rotated_length
 
 
 def study(sites: int = 10, framework: str = "fclopt", weight: int = 20, **privacy: object) -> Study:
@@ -31,6 +35,10 @@ def test_noise_is_found_for_the_epsilon_of_the_whole_worst_case() -> None:
     assert found.one_round is not None
     assert 0 < found.one_round < 8
     assert found.delta == 1e-6
+    assert found.cost.shares == 9
+    assert found.alone is not None
+    assert found.alone.epsilon > 3 * found.cost.epsilon
+    assert found.alone.mu == pytest.approx(math.sqrt(9) * (found.cost.mu or 0))
     assert (found.least, found.colluders) == (10, 1)
     assert [line.multiplier for line in found.lines] == sorted((line.multiplier for line in found.lines), reverse=True)
 
@@ -39,7 +47,9 @@ def test_signal_to_noise_is_the_line_of_the_design_and_warns() -> None:
     ten, many = budget(study(parameters=500_000)), budget(study(200, parameters=1000))
     assert ten.own is not None
     assert many.own is not None
-    assert ten.own.signal_to_noise == pytest.approx(10 / (2 * ten.own.multiplier * math.sqrt(500_000)))
+    coarse = rounded_bound(study(parameters=500_000)) / 1024
+    assert 1.05 < coarse < 1.07
+    assert ten.own.signal_to_noise == pytest.approx(10 / (2 * coarse * ten.own.multiplier * math.sqrt(500_000)))
     assert any("nothing can be learnt" in warning for warning in ten.warnings)
     assert many.warnings == ()
 
@@ -52,12 +62,61 @@ def test_without_privacy_epsilon_is_infinite_and_the_table_is_there() -> None:
     assert len(found.lines) == 4
 
 
+def summed(pretrain: dict[str, object] | None = None, framework: str = "fcl", **privacy: object) -> Study:
+    """A study whose releases are sums over patients: FCL-separable, one clipped sum a round."""
+    settings: dict[str, object] = {
+        "exchange": "none", "loss": "separable", "momentum_start": "reset", "local_steps": 1
+    }  # fmt: skip
+    asked = study(framework=framework, contribution="patient-sum", **privacy)
+    return asked.model_copy(update={"pretrain": PretrainSettings(**settings | (pretrain or {}))})  # type: ignore[arg-type]
+
+
 def test_sampled_patients_cost_less() -> None:
-    full, sampled = (
-        spent(events_of(study(contribution="patient-sum", sampling=rate), 3.0), 1e-6, reference=False).epsilon
-        for rate in (1.0, 0.1)
-    )
+    full, sampled = (spent(events_of(summed(sampling=rate), 3.0), 1e-6, reference=False).epsilon for rate in (1.0, 0.1))
     assert sampled < 0.3 * full
+
+
+@pytest.mark.parametrize("framework", ["fcl", "rotation", "mae"])
+def test_a_sum_over_patients_is_charged_at_its_clip_and_a_site_update_at_twice_that(framework: str) -> None:
+    (once,) = events_of(summed(framework=framework), 3.0)
+    (twice,) = events_of(study(framework=framework), 3.0)
+    assert isinstance(once, DiscreteGaussian)
+    assert isinstance(twice, DiscreteGaussian)
+    assert twice.sensitivity == 2 * once.sensitivity
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (summed({"local_steps": 2}), "local_steps = 1"),
+        (summed({"loss": "batch"}), 'loss = "separable"'),
+        (summed({"momentum_start": "keep"}), 'momentum_start = "reset"'),
+        (summed(framework="fclopt"), "targets are centred on the mean of a batch"),
+        (summed({"positives": "view", "recentre": 0.0, "distance": "r2"}, "fclopt"), "a second network"),
+        (summed({"target": "naive", "distance": "none"}, "fclopt"), "a second network"),
+        *(
+            (summed(framework=name), "another framework")
+            for name in ("simclr", "swav", "fedca", "moco", "byol", "fedema")
+        ),
+        (summed().model_copy(update={"finetune": FinetuneSettings(modes=("federated",))}), r'modes = \["local"\]'),
+        (
+            summed(framework="local").model_copy(update={"finetune": FinetuneSettings(modes=("federated",))}),
+            "before it sends anything",
+        ),
+    ],
+)
+def test_what_is_no_sum_over_patients_is_not_charged_as_one(asked: Study, said: str) -> None:
+    with pytest.raises(SettingsError, match=f"no sum over patients: .*site-update.*{said}"):
+        events_of(asked, 3.0)
+    with pytest.raises(SettingsError, match="no sum over patients"):
+        budget(asked)
+
+
+@pytest.mark.parametrize("exchange", ["vectors", "prototypes", "secagg-prototypes"])
+def test_one_draw_of_patients_is_not_charged_as_two(exchange: str) -> None:
+    with pytest.raises(SettingsError, match=r'weights leave in one round, .*sampling = 1.*exchange = "none"'):
+        events_of(summed({"exchange": exchange}, sampling=0.1), 1.5)
+    assert len(events_of(summed({"exchange": exchange}), 1.5)) == 2
 
 
 def test_colluders_and_survivors_have_the_designs_defaults() -> None:
@@ -75,7 +134,7 @@ def test_colluders_and_survivors_have_the_designs_defaults() -> None:
         ({"least_survivors": 3, "colluders": 3}, "no honest site"),
         ({"least_survivors": 11}, "more than the study's 10 sites"),
         ({"noise_multiplier": 1.0, "epsilon": 0.5}, "less than one round"),
-        ({"clip_units": 1, "epsilon": 100.0}, "clip_units = "),
+        ({"clip_units": 1, "epsilon": 100.0, "parameters": 4}, "clip_units = "),
         ({"clip_units": 1 << 20}, "smaller clip_units"),
         ({"framework": "fcl"}, None),
     ],
@@ -93,9 +152,26 @@ def test_a_promise_that_cannot_hold_is_refused_with_what_to_change(
 
 def test_the_grid_that_is_named_is_fine_enough() -> None:
     with pytest.raises(SettingsError) as refused:
-        budget(study(clip_units=1, epsilon=100.0))
+        budget(study(clip_units=1, epsilon=100.0, parameters=4))
     units = int(str(refused.value).split("clip_units = ")[1].split()[0])
-    assert budget(study(clip_units=units, epsilon=100.0)).private
+    assert budget(study(clip_units=units, epsilon=100.0, parameters=4)).private
+
+
+def test_what_is_charged_is_the_norm_after_rounding() -> None:
+    """Rounding adds up to half a unit a coordinate, root mean square: at d = 500,000 far more than one unit."""
+    asked = study(parameters=500_000)
+    length = rotated_length(500_000)
+    drawn = np.random.default_rng(7).standard_normal(500_000)
+    vector, factor = rotate_clipped(np.asarray(10 * drawn, np.float32), bytes(32), 1024.0)
+    grid = Grid(32, 1.0, 1024.0, 2**31 - 1)
+    norms = [integer_norm(grid, vector, bytes([key]) * 32, factor) for key in range(3)]
+    assert min(norms) > 1024 + 30
+    assert max(norms) <= rounded_bound(asked)
+    draw_key(grid, vector, rounded_bound(asked), bytes, factor)
+    event = events_of(asked, 5.0)[0]
+    assert isinstance(event, DiscreteGaussian)
+    assert event.sensitivity == 2 * rounded_bound(asked)
+    assert event.dimension == length
 
 
 def test_releases_without_noise_are_named() -> None:

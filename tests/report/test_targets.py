@@ -34,6 +34,11 @@ def test_the_traffic_model_by_hand(settings, asked, corrected, up, down):
     assert modelled(PretrainSettings(rounds=10, **settings), SCHEMA, asked, corrected) == (4 * up, 4 * down)
 
 
+def test_a_decoder_that_no_target_follows_counts_like_the_predictor():
+    dense = (*SCHEMA[:3], TensorSpec("decoder.levels.a", (25, 2)), TensorSpec("pixels.a", (5,)))
+    assert modelled(PretrainSettings(rounds=10), dense, 4, 1) == (4 * (10 * 175 + 4 * 100), 4 * (11 * 175 + 100))
+
+
 def row(round_: int, distance: float | None, corrected: bool = False, seed: int = 0) -> TargetRow:
     return TargetRow(
         framework="fclopt", seed=seed, round=round_, expected=0.0123, distance=distance, asked=distance is not None,

@@ -10,6 +10,7 @@ import pytest
 from fedsecure.config import parse_study
 from sim.adversary import ON_THE_WIRE, at_the_door, on_paper
 from sim.audit import BAD_LINES, audit
+from sim.renegade import AT_A_SITE
 
 from .conftest import TINY
 
@@ -29,7 +30,9 @@ def test_every_abuse_is_refused_logged_and_leaves_the_study_running(
     assert found.passed
     wire = found.rows[: len(ON_THE_WIRE)]
     assert [row.abuse for row in wire] == list(ON_THE_WIRE)
-    for row in wire:
+    site = found.rows[len(wire) + 1 : len(wire) + 1 + len(AT_A_SITE)]
+    assert [(row.abuse, row.by) for row in site] == [(abuse, "coordinator, a member") for abuse in AT_A_SITE]
+    for row in (*wire, *site):
         assert json.loads(row.log)["rule"] == row.error
     assert {row.abuse for row in found.rows} >= {f"lines that {name}" for name in lines}
 
@@ -47,4 +50,7 @@ def test_each_roster_is_refused_for_its_own_reason() -> None:
 
 
 def test_strangers_reach_no_decoder() -> None:
-    assert all(row.refused_by for row in at_the_door())
+    rows = {row.abuse: row for row in at_the_door()}
+    assert all(row.refused_by for row in rows.values())
+    assert json.loads(rows["flood from an unknown peer"].log)["peer"] == "a stranger"
+    assert json.loads(rows["revoked key"].log)["peer"] == "revoked"

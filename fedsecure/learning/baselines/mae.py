@@ -1,12 +1,15 @@
-"""FedMAE: fill in what was masked, encoder and decoder averaged by FedAvg; fine-tuning takes the encoder alone.
+"""FedMAE: fill in what was masked, encoder and decoder averaged by FedAvg.
 
 Source: He et al., "Masked autoencoders are scalable vision learners", arXiv 2111.06377, in the form that Xie et al.,
 "SimMIM", arXiv 2111.09886, show to work for encoders that see masked patches too, which a convolutional one must.
 
     L = mean over the masked pixels of (prediction - view)^2
 
-Departures: the network is the segmenter's U-Net with one output channel, its decoder drawn anew for fine-tuning;
-masked patches are 0, the volume's mean, not a learnt value; pixels are not normalised by patch, as volumes are already.
+Fine-tuning takes the encoder alone, as there, or, with `keep_decoder`, all but the last layer: in restoration for
+medical images (Zhou et al., "Models Genesis", arXiv 1908.06912) the whole U-Net is carried over.
+
+Departures: the network is the segmenter's U-Net with one output channel; masked patches are 0, the volume's mean, not
+a learnt value; pixels are not normalised by patch, as volumes are already.
 There is no projector.
 """
 
