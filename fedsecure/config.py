@@ -363,6 +363,7 @@ class Site(_Frozen):
     subjects: tuple[int, ...] | None = None  # positions in the source; None: all. Simulations deal one source out.
     coordinator: str = ""  # tcp://host:port; empty in memory
     device: str = "cpu"
+    content_tests: bool = True  # look for this site's volumes in all that its trainer wants to let out (audit.tap)
     # Bytes of releases over the whole study. None: only what the study's schema and rounds add up to
     maximum_upload: Annotated[int, Field(ge=0)] | None = None
     sums: SumFloors = SumFloors()

@@ -13,12 +13,12 @@ The gate builds what leaves from nothing: it takes un-noised arrays of a closed 
 cleaned. Only this module seals (an import contract says so), receivers drop what is not sealed, and the sealing key is
 given to nobody else.
 
-Order of a release: check, account, box, log and queue in one transaction, sign, send. A crash wastes the message; what
-is sent again is the stored message, under a new number and never encrypted anew. Entries for prototypes are clipped
-row by row and summed here, which bounds each row; that a row is one patient, and all of it, is the trainer's promise:
-the gate cannot know. Weights are clipped where they enter a secure sum, and what enters one never leaves in the clear.
-Noise joins between "check" and "account"; until it is here every release is accounted as non-private: epsilon is
-infinite.
+Order of a release: check schema and content (audit.tap), account, box, log and queue in one transaction, sign, send.
+A crash wastes the message; what is sent again is the stored message, under a new number and never encrypted anew.
+Entries for prototypes are clipped row by row and summed here, which bounds each row; that a row is one patient, and all
+of it, is the trainer's promise: the gate cannot know. Weights are clipped where they enter a secure sum; what is summed
+securely never leaves in the clear. Noise joins between "check" and "account"; until it is here every release is
+accounted as non-private: epsilon is infinite.
 """
 
 from __future__ import annotations
@@ -108,6 +108,10 @@ class RoundContext(NamedTuple):
     target_digest: bytes = b""
 
 
+def _anything(_: Update) -> None:
+    """Content tests of a node that has no volumes."""
+
+
 class Gate:
     """The one exit of a node. Holds the only sealer and the only way to the transport."""
 
@@ -123,8 +127,10 @@ class Gate:
         send: Callable[[str, bytes], None],
         observe: Observe,
         maximum_upload: int | None = None,
+        inspect: Callable[[Update], None] = _anything,
     ) -> None:
         """`readers`: the other sites, who may open feature banks. `send(peer, frame)` hands over to the transport.
+        `inspect` looks at every update before clipping and noise, and raises GateRefused for what must not leave.
 
         Raises SettingsError for a study that asks for noise.
         """
@@ -139,6 +145,7 @@ class Gate:
         self._send = send
         self._observe = observe
         self._maximum_upload = maximum_upload
+        self._inspect = inspect
 
     def follow(self, readers: Mapping[str, PublicIdentity]) -> None:
         """Seal feature banks for these sites from now on."""
@@ -286,6 +293,7 @@ class Gate:
         for name in floats:
             if arrays[name].dtype != np.float32 or not within_range(arrays[name]):
                 raise GateRefused(f"{update.flow}: values that are not finite float32, or beyond any weight: diverged?")
+        self._inspect(update)
 
     def _check_distance(self, arrays: State, context: RoundContext) -> None:
         if self._study.pretrain.distance != "r2" or not makes_target(self._study, context.stage, context.round):

@@ -64,7 +64,7 @@ Make = Callable[..., Bench]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    def build(maximum_upload: int | None = None, **settings: Any) -> Bench:
+    def build(maximum_upload: int | None = None, inspect: Any = None, **settings: Any) -> Bench:
         raw = {"sites": [{"name": name, "weight": 1} for name in "ab"], "model": {"features": 8}, **settings}
         study = parse_study(raw)
         identities = {name: Identity.generate() for name in ("coordinator", "a", "b")}
@@ -75,6 +75,7 @@ def make(tmp_path: Path) -> Make:
         gate = Gate(
             identities["a"], "a", study, store.next_boot(), {"b": identities["b"].public}, "coordinator", store,
             lambda peer, frame: frames.append((peer, frame)), events.append, maximum_upload,
+            *([inspect] if inspect else []),
         )  # fmt: skip
         return Bench(study, gate, store, roster, identities, frames, events)
 
@@ -99,6 +100,17 @@ def test_weights_arrive_as_the_vector_that_was_released(make: Make) -> None:
     assert (message.stage, message.round, message.model_digest) == (0, 1, CONTEXT.model_digest)
     back = unpack_vector(message.vector, SCHEMA)
     assert all(np.array_equal(back[name], array) for name, array in weights().arrays.items())
+
+
+def test_what_the_content_tests_refuse_does_not_leave_and_is_not_on_record(make: Make) -> None:
+    def refuses(update: Update) -> None:
+        raise GateRefused(f"{update.flow}: holds a picture")
+
+    bench = make(inspect=refuses)
+    with pytest.raises(GateRefused, match="holds a picture"):
+        bench.gate.release(weights(), CONTEXT)
+    assert bench.frames == []
+    assert list(bench.store.sent()) == []
 
 
 def test_features_arrive_sealed_for_the_other_site_alone(make: Make) -> None:

@@ -98,3 +98,22 @@ def dp(
     for name, key in (("private step", "private_step_s"), ("with noise", "private_noisy_step_s")):
         typer.echo(f"{name:18}  {measured[key]:8.4f} s   ratio {measured[key] / plain:.2f}")
     typer.echo(f"a million draws     {measured['noise_s_per_million']:8.4f} s")
+
+
+@app.command()
+def egress(
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds to train and to look at; medians are shown.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """The gate's content tests beside the round of training whose update they look at, with a study's defaults."""
+    from fedsecure.bench.egress import bench_egress
+    from fedsecure.config import parse_study
+
+    sites = [{"name": name, "weight": 14} for name in ("bench", "other")]
+    measured = bench_egress(parse_study({"sites": sites, "pretrain": {"rounds": rounds + 1}}), rounds)
+    if as_json:
+        typer.echo(json.dumps(measured))
+        return
+    typer.echo(f"round    {measured['round_s']:8.3f} s")
+    typer.echo(f"tests    {measured['gate_s']:8.3f} s   share {measured['share']:.1%}")
+    typer.echo(f"index    {measured['index_s']:8.3f} s once, {measured['index_bytes']:,.0f} bytes in memory")

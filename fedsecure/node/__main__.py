@@ -29,6 +29,13 @@ def _node(arguments: list[str]) -> int:
 
             serve(Path(folder), int(descriptor))
             return 0
+        case ["index", folder]:
+            os.environ.setdefault("OMP_NUM_THREADS", "1")
+            os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+            from fedsecure.node.tapping import serve_index
+
+            serve_index(Path(folder))
+            return 0
         case ["site", folder]:
             from fedsecure.node.wiring import explain, run_site
 

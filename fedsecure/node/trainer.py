@@ -20,6 +20,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from fedsecure.errors import FedsecureError
+from fedsecure.node.isolation import without_network
 from fedsecure.node.workbench import Workbench
 from fedsecure.packing import Malformed
 from fedsecure.progress import Measured, Observe, Progress, Scored, Step
@@ -210,8 +211,9 @@ class ProcessTrainer:
 
 
 def serve(folder: Path, descriptor: int) -> None:
-    """The worker's main loop: orders in, answers out, until the other end closes."""
-    _die_with_parent()
+    """The worker's main loop: orders in, answers out, until the other end closes. On Linux it reaches no network."""
+    die_with_parent()
+    without_network()
     with socket.socket(fileno=descriptor) as line, line.makefile("rb") as orders:
         bench = Workbench(folder)
 
@@ -223,7 +225,7 @@ def serve(folder: Path, descriptor: int) -> None:
                 answer(carry_out(bench, _ORDERS.decode(raw), lambda event: answer(Told(event))))
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """A worker whose node was killed must not train on. Elsewhere than on Linux its next answer ends it."""
     if sys.platform == "linux":
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)

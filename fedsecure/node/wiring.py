@@ -29,6 +29,7 @@ from fedsecure.node.roster_watch import RosterWatch
 from fedsecure.node.shell import Shell, run
 from fedsecure.node.site_shell import SiteShell
 from fedsecure.node.store import Store
+from fedsecure.node.tapping import Inspect, inline_tap, process_tap
 from fedsecure.node.trainer import InlineTrainer, ProcessTrainer, Trainer
 from fedsecure.node.vitals import Status, Vitals
 from fedsecure.plan import frame_limit
@@ -76,8 +77,10 @@ def build_site(
     observe: Observe,
     heard: Heard = _unheard,
     clock: Callable[[], float] = time.monotonic,
+    content_tests: Callable[[Path, Study], Inspect] = inline_tap,
 ) -> SiteShell:
-    """A site from its folder, `own` from `open_own`; `connect` makes its transport.
+    """A site from its folder, `own` from `open_own`; `connect` makes its transport, `content_tests` what looks at its
+    releases unless its settings say that nothing does.
 
     Raises SettingsError when something in the folder does not hold.
     """
@@ -92,6 +95,7 @@ def build_site(
     gate = Gate(
         identity, site.name, study, boot, readers, roster.coordinator, store,
         lambda _, frame: transport.send(frame), observe, site.maximum_upload,
+        *([content_tests(folder, study)] if site.content_tests else []),
     )  # fmt: skip
     return SiteShell(
         site.name, study, identity, roster, store, gate, trainer, observe,
@@ -139,7 +143,8 @@ def run_site(
     def connect(party: Party) -> ClientTransport:
         return CurveClient(party, maximum=frame_limit(study), endpoint=site.coordinator)
 
-    shell = build_site(folder, own, connect, ProcessTrainer(folder), life.observe, life.heard)
+    shell = build_site(folder, own, connect, ProcessTrainer(folder), life.observe, life.heard,
+                       content_tests=process_tap)  # fmt: skip
     return life.run(shell, RosterWatch(folder, own, shell.follow))
 
 

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
+from fedsecure.audit.sbom import release
 from fedsecure.report.results import Machine, Provenance
 
 _LIBRARIES: Final = ("torch", "monai", "numpy", "scipy", "nibabel", "pydicom", "cryptography", "pyzmq", "msgspec")
@@ -65,6 +66,7 @@ def collect(command: str, started: datetime, seconds: float) -> Provenance:
         command=command,
         commit=commit(),
         version=metadata.version("fedsecure"),
+        release=release(),
         machine=Machine(
             processor=_processor(), cores=os.cpu_count() or 1, system=f"{platform.system()} {platform.machine()}"
         ),

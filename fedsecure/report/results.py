@@ -79,6 +79,7 @@ class Provenance(_Row, frozen=True, kw_only=True):
     command: str
     commit: str | None
     version: str
+    release: str  # SHA-256 over the files of the installed packages (audit.sbom)
     machine: Machine
     libraries: Mapping[str, str]  # distribution name -> version
     started: str  # ISO 8601 with time zone

@@ -27,8 +27,8 @@ def results() -> Results:
         ),
         runs=(
             Provenance(
-                command="fedsecure demo", commit=None, version="0", machine=machine, libraries={}, started="now",
-                seconds=1,
+                command="fedsecure demo", release="0" * 64, commit=None, version="0", machine=machine,
+                libraries={}, started="now", seconds=1,
             ),
         ),
         representation=(
