@@ -91,6 +91,8 @@ def watcher(monkeypatch: pytest.MonkeyPatch) -> Watcher:
         digest = finish(self, manifest, integers, survivors)
         place = (manifest.stage, manifest.round)
         seen.opened[place] = (integers.copy(), survivors)
+        if manifest.flows[-1].flow != Flow.WEIGHTS:
+            return digest
         averaging = Averaging(self._store, self._study, *place, survivors, self._refused)
         weights = {member.name: member.weight for member in self._study.sites}
         deltas = [(site, weights[site], seen.updates[(*place, site)][-1].arrays) for site in survivors]
@@ -109,6 +111,11 @@ SHORT: dict[str, Any] = {
     "security": {**TINY["security"], "step_deadline_s": 5.0},
 }  # one stage of one round
 STEPS = (SecAggOpen, Keyset, RelayShares, Survivors, UnmaskRequest, SumResult, AgreedResult)
+
+
+def in_steps(steps: tuple[type, ...], fast: set[type]) -> list[Any]:
+    """Each is a federation of its own: one or two of them in the fast set."""
+    return [pytest.param(k, id=k.__name__, marks=() if k in fast else pytest.mark.slow) for k in steps]
 
 
 def hearing(arena: Arena, site: str, instead: Callable[[Any], Any]) -> None:
@@ -149,7 +156,7 @@ def assert_exact(watcher: Watcher, survivors: set[str], place: tuple[int, int] =
     assert (sum(signed(watcher.integers[(*place, site)]) for site in survivors) == integers).all()
 
 
-@pytest.mark.parametrize("kind", STEPS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", in_steps(STEPS, {RelayShares}))
 def test_a_site_that_falls_silent_shrinks_the_set_and_the_study_goes_on(
     arena: Arena, watcher: Watcher, kind: type
 ) -> None:
@@ -161,7 +168,7 @@ def test_a_site_that_falls_silent_shrinks_the_set_and_the_study_goes_on(
     assert_exact(watcher, everybody if in_the_sum else everybody - {"site-3"})
 
 
-@pytest.mark.parametrize("kind", STEPS[:5], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", in_steps(STEPS[:5], {Survivors}))
 def test_with_too_few_a_sum_is_given_up_and_the_next_attempt_begins_clean(
     arena: Arena, watcher: Watcher, kind: type
 ) -> None:
@@ -188,6 +195,7 @@ def test_with_too_few_a_sum_is_given_up_and_the_next_attempt_begins_clean(
     assert_exact(watcher, {member.name for member in arena.study.sites})
 
 
+@pytest.mark.slow
 def test_attempts_are_counted_and_the_study_ends_with_a_reason(arena: Arena, watcher: Watcher) -> None:
     for site in ("site-2", "site-4"):
         hearing(arena, site, deaf_from(Keyset))
@@ -229,7 +237,7 @@ def test_a_coordinator_that_is_killed_in_every_step_goes_on_from_its_disk(lay_ou
     arena.close()
 
 
-@pytest.mark.parametrize("kind", STEPS[:-1], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", in_steps(STEPS[:-1], {UnmaskRequest}))
 def test_a_site_that_is_killed_goes_on_from_what_it_sent_or_is_a_dropout(
     arena: Arena, watcher: Watcher, kind: type
 ) -> None:
@@ -250,6 +258,7 @@ def test_a_site_that_is_killed_goes_on_from_what_it_sent_or_is_a_dropout(
     assert_exact(watcher, everybody(arena) if masked else everybody(arena) - {"site-3"})
 
 
+@pytest.mark.slow
 def test_a_veto_takes_a_vector_out_while_nobody_can_have_unmasked_it(arena: Arena, watcher: Watcher) -> None:
     coordinator: Any = arena.shells[COORDINATOR]
     hearing(arena, "site-5", deaf_from(Survivors))
@@ -298,10 +307,10 @@ def forged_result(message: Any, _: Any) -> Any:
     ("twist", "rule", "in_the_sum"),
     [
         (overlapping, "nobody is among the survivors and among the dropped", True),
-        (another_model, "the manifest's model is what the site received", False),
-        (fewer_to_open, "a threshold is above half", False),
-        (substituted_key, "an advertisement has the digest", False),
-        (forged_result, "a result is signed by the coordinator", True),
+        pytest.param(another_model, "the manifest's model is what the site", False, marks=pytest.mark.slow),
+        pytest.param(fewer_to_open, "a threshold is above half", False, marks=pytest.mark.slow),
+        pytest.param(substituted_key, "an advertisement has the digest", False, marks=pytest.mark.slow),
+        pytest.param(forged_result, "a result is signed by the coordinator", True, marks=pytest.mark.slow),
     ],
 )
 def test_what_a_site_refuses_is_logged_with_who_is_to_blame_and_it_is_in_the_next_sum(
@@ -330,6 +339,38 @@ def test_the_coordinator_takes_no_update_in_the_clear(arena: Arena) -> None:
     in_the_clear = FrameIn("site-1", WeightUpdate(0, 0, state.model_digest, b""))
     after, effects = step(arena.study, state, in_the_clear)
     assert (after, [type(effect) for effect in effects]) == (state, [Refuse])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("settings", "flows"),
+    [
+        ({"framework": "fcl", "pretrain": {"exchange": "secagg-prototypes"}}, {"prototype-sum+weights", "weights"}),
+        # R1 asks with the round: one sum. R2 asks afterwards: the targets are a sum of their own.
+        (
+            {"framework": "fclopt", "pretrain": {"exchange": "none", "distance": "r1", "threshold": 0.0}},
+            {"target+weights", "weights"},
+        ),
+        (
+            {"framework": "fclopt", "pretrain": {"exchange": "none", "distance": "r2", "threshold": 0.0, "refresh": 9}},
+            {"weights", "target"},
+        ),
+    ],
+    ids=["prototypes", "targets at once", "targets afterwards"],
+)
+def test_all_that_is_averaged_goes_through_sums(
+    lay_out: LayOut, watcher: Watcher, settings: dict[str, Any], flows: set[str]
+) -> None:
+    pretrain = {**TINY["pretrain"], "rounds": 3, **settings["pretrain"]}
+    run, study = lay_out(**{**SHORT, **settings, "pretrain": pretrain})
+    events: list[tuple[str, Progress]] = []
+    federate(run, study, "memory", lambda node, event: events.append((node, event)))
+    assert not [event for _, event in events if isinstance(event, Refused)]
+    sent = [event for node, event in events if node != COORDINATOR and isinstance(event, Sent)]
+    assert {event.flow for event in sent if event.kind == "release"} - {"distance"} >= flows
+    assert not {event.flow for event in sent} & {"features", "prototypes"}
+    for place in watcher.opened:
+        assert_exact(watcher, {member.name for member in study.sites}, place)
 
 
 @pytest.mark.slow
