@@ -138,4 +138,3 @@ class _Exit:
 
     def close(self) -> None:
         self._store.close()
-

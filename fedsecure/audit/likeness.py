@@ -1,11 +1,11 @@
 """Whether a stretch of an update looks like one of the cohort's slices, in any resolution: what has no exact copy.
 
-    candidate    a stretch that is smooth from one value to the next, as pictures are and most weights are not
-    picture      w x w values of it, w one of `WIDTHS`, smooth from row to row as well, brought to 16 x 16 by means
-    likeness     M = largest |correlation| with any slice at 16 x 16, over the eight ways to lay a square
-    null         the same maximum after the picture was shifted round by 4 pixels or more, both ways: a permutation
-                 test that leaves smoothness as it is (toroidal shift), which a free shuffle would destroy
-    alarm        M >= `LIKE`, and its p below alpha / tests, with a Gumbel tail fitted to the null's maxima
+candidate    a stretch that is smooth from one value to the next, as pictures are and most weights are not
+picture      w x w values of it, w one of `WIDTHS`, smooth from row to row as well, brought to 16 x 16 by means
+likeness     M = largest |correlation| with any slice at 16 x 16, over the eight ways to lay a square
+null         the same maximum after the picture was shifted round by 4 pixels or more, both ways: a permutation
+             test that leaves smoothness as it is (toroidal shift), which a free shuffle would destroy
+alarm        M >= `LIKE`, and its p below alpha / tests, with a Gumbel tail fitted to the null's maxima
 """
 
 from __future__ import annotations

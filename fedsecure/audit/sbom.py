@@ -83,9 +83,9 @@ def _licences(said: metadata.PackageMetadata) -> list[dict[str, Any]]:
     expression = _fields(said, "License-Expression")
     if expression:
         return [{"expression": expression[0]}]
-    names = [
-        line.rsplit(" :: ", 1)[-1] for line in _fields(said, "Classifier") if line.startswith("License :: ")
-    ] or [line for line in _fields(said, "License") if 0 < len(line) <= _LONGEST and "\n" not in line]
+    names = [line.rsplit(" :: ", 1)[-1] for line in _fields(said, "Classifier") if line.startswith("License :: ")] or [
+        line for line in _fields(said, "License") if 0 < len(line) <= _LONGEST and "\n" not in line
+    ]
     return [{"license": {"name": name}} for name in dict.fromkeys(names)]
 
 

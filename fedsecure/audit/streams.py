@@ -88,9 +88,7 @@ def streams(found: Iterable[Packet]) -> tuple[tuple[Stream, ...], dict[int, int]
             if ends not in open_:
                 raise Broken(f"the capture lacks the beginning of {ends}: begin it before the first node starts")
             open_[ends].add(number, payload)
-    whole = [
-        Stream(ends, segments.opened, segments.data(ends)) for ends, segments in [*ended, *open_.items()]
-    ]
+    whole = [Stream(ends, segments.opened, segments.data(ends)) for ends, segments in [*ended, *open_.items()]]
     return tuple(stream for stream in whole if stream.data), others
 
 

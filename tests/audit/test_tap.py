@@ -104,9 +104,7 @@ def test_no_false_alarm_in_clean_rounds(known: Reference, honest: list[dict[Flow
     [lambda a: a.T, lambda a: a[::-1], lambda a: a[:, ::-1], lambda a: -a, lambda a: 3e-4 * a + 7, np.float16],
     ids=["transposed", "upside down", "mirrored", "negative", "other units", "float16"],
 )
-def test_a_slice_is_found_however_it_is_written(
-    known: Reference, images: list[FloatArray], turned: np.ufunc
-) -> None:
+def test_a_slice_is_found_however_it_is_written(known: Reference, images: list[FloatArray], turned: np.ufunc) -> None:
     values = np.random.default_rng(1).standard_normal(20_000).astype(np.float32)
     plane = np.ascontiguousarray(turned(images[2][4]), np.float32).ravel()
     values[5_000 : 5_000 + plane.size] = plane

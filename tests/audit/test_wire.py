@@ -32,9 +32,7 @@ def captured() -> bytes:
     try:
         with on_loopback(frames):
             server = CurveServer(Party("hub", hub, roster, bytes(32), 1), maximum=1 << 24)
-            client = CurveClient(
-                Party("site", site, roster, bytes(32), 1), maximum=1 << 24, endpoint=server.endpoint
-            )
+            client = CurveClient(Party("site", site, roster, bytes(32), 1), maximum=1 << 24, endpoint=server.endpoint)
             heard: list[bytes] = []
             for size in UP:
                 client.send(bytes(size))

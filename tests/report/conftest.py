@@ -53,7 +53,8 @@ def make_results(framework: Framework = "fcl", seed: int = 0, sites: tuple[str, 
 def _provenance(framework: str) -> Provenance:
     return Provenance(
         command=f"fedsecure simulate <...> --framework {framework} --data acdc:<...>",
-        release="0" * 64, commit="0123456789abcdef0123456789abcdef01234567",
+        release="0" * 64,
+        commit="0123456789abcdef0123456789abcdef01234567",
         version="0.1.0",
         machine=Machine(processor="Some CPU @ 2.50GHz", cores=2, system="Linux x86_64"),
         libraries={"torch": "2.13.0", "numpy": "2.4.6", "monai": "1.6.1"},

@@ -9,7 +9,8 @@ from sim.reproduce.record import Probe, Record, Score, Traffic
 
 RUN = Provenance(
     command="fedsecure reproduce local",
-    release="0" * 64, commit="c" * 40,
+    release="0" * 64,
+    commit="c" * 40,
     version="0.1.0",
     machine=Machine(processor="test", cores=2, system="Linux x86_64"),
     libraries={"torch": "2.0"},
