@@ -239,7 +239,7 @@ class Gate:
             self.share(self._coordinator, message, stage, round_)
             return
         frame = self._sealer.seal(self._coordinator, message)
-        row = self._row(Kind.RELEASE, "masked-input", REPEAT, stage, round_, frame)
+        row = self._row(Kind.RELEASE, "masked again", REPEAT, stage, round_, frame)
         self._journal.log(row)
         self._hand_over(row, frame)
 
@@ -393,8 +393,8 @@ class Gate:
 
 
 def _joined(flows: Sequence[FlowPart]) -> str:
-    """How a sum's flows stand on record."""
-    return "+".join(part.flow for part in flows)
+    """How a sum's flows stand on record: "masked weights" and its kin, which nobody reads as they are."""
+    return "masked " + "+".join(part.flow for part in flows)
 
 
 def _check_shapes(update: Update, schema: Schema, whose: str) -> None:

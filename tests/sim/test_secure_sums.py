@@ -345,15 +345,18 @@ def test_the_coordinator_takes_no_update_in_the_clear(arena: Arena) -> None:
 @pytest.mark.parametrize(
     ("settings", "flows"),
     [
-        ({"framework": "fcl", "pretrain": {"exchange": "secagg-prototypes"}}, {"prototype-sum+weights", "weights"}),
+        (
+            {"framework": "fcl", "pretrain": {"exchange": "secagg-prototypes"}},
+            {"masked prototype-sum+weights", "masked weights"},
+        ),
         # R1 asks with the round: one sum. R2 asks afterwards: the targets are a sum of their own.
         (
             {"framework": "fclopt", "pretrain": {"exchange": "none", "distance": "r1", "threshold": 0.0}},
-            {"target+weights", "weights"},
+            {"masked target+weights", "masked weights"},
         ),
         (
             {"framework": "fclopt", "pretrain": {"exchange": "none", "distance": "r2", "threshold": 0.0, "refresh": 9}},
-            {"weights", "target"},
+            {"masked weights", "masked target"},
         ),
     ],
     ids=["prototypes", "targets at once", "targets afterwards"],
@@ -390,7 +393,7 @@ def test_processes_over_curve_give_the_same_bytes_as_memory(lay_out: LayOut) -> 
 @pytest.mark.parametrize(
     ("node", "flow"),
     [
-        *(("site-3", f) for f in ("AdvertiseKeys", "ShareKeys", "weights", "ConsistencyCheck", "UnmaskShares")),
+        *(("site-3", f) for f in ("AdvertiseKeys", "ShareKeys", "masked weights", "ConsistencyCheck", "UnmaskShares")),
         *((COORDINATOR, f) for f in ("Keyset", "RelayShares", "Survivors", "UnmaskRequest", "SumResult")),
     ],
 )
@@ -435,7 +438,7 @@ def test_each_rounds_sum_is_that_of_the_sites_and_the_model_that_of_fedavg(lay_o
         for name, tensor in secure.items():
             assert np.abs(tensor - plain_mean[name]).max() <= most * 1.01 + 1e-6
     kinds = {(event.kind, event.flow) for node, event in events if node != COORDINATOR and isinstance(event, Sent)}
-    assert ("release", "weights") in kinds
+    assert [flow for kind, flow in kinds if kind == "release" and "weights" in flow] == ["masked weights"]
     assert {flow for kind, flow in kinds if kind == "share"} == {
         "AdvertiseKeys", "ShareKeys", "ConsistencyCheck", "UnmaskShares", "ResultAgreement",
     }  # fmt: skip
