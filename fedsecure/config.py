@@ -24,6 +24,7 @@ Framework = Literal[
 ]  # fmt: skip
 Precision = Literal["float32", "bfloat16"]
 OWN_SETTINGS: Final[frozenset[Framework]] = frozenset({"swav", "fedca", "fedema", "mae"})  # sections of a study
+LEAST_SUMMED: Final = 5  # sites: of 3, of which one drops out, each of the others reads the other
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -247,6 +248,16 @@ class PrivacySettings(_Frozen):
         return self
 
 
+class SecuritySettings(_Frozen):
+    """Secure aggregation (protocols/secagg/SPEC.md): the coordinator sees the sum of the sites' updates and none of
+    them. A coordinate of the mean is then off by clip sqrt(n) / 2^ring (root mean square), with n sites."""
+
+    secagg: bool = False
+    ring: Literal[16, 20, 24, 32] = 24  # bits of a value that is sent
+    clip: Annotated[float, Field(gt=0, le=1e5)] = 100.0  # L2 norm of a site's update of a round; longer is scaled down
+    step_deadline_s: Annotated[float, Field(gt=0)] = 60.0  # of each step of a sum; who is late then drops out of it
+
+
 class Member(_Frozen):
     """A site's place in the cohort. Weights are constants of the study, so that FedAvg releases no count."""
 
@@ -280,6 +291,7 @@ class Study(_Frozen):
     pretrain: PretrainSettings = PretrainSettings()
     finetune: FinetuneSettings = FinetuneSettings()
     privacy: PrivacySettings = PrivacySettings()
+    security: SecuritySettings = SecuritySettings()
     # Of the framework of the same name alone; refused in a study of any other
     swav: SwavSettings = SwavSettings()
     fedca: FedcaSettings = FedcaSettings()
@@ -293,6 +305,11 @@ class Study(_Frozen):
             raise ValueError("sites: a name stands twice; names are identities")
         if self.sites and self.minimum_sites > len(self.sites):
             raise ValueError("minimum_sites is larger than the number of sites: no round could close")
+        if self.security.secagg and self.sites and len(self.sites) < LEAST_SUMMED:
+            raise ValueError(
+                f"secure aggregation hides no site's update among {len(self.sites)}, it takes {LEAST_SUMMED}: "
+                "add sites, or write security.secagg = false; the coordinator then sees each site's update"
+            )
         if self.join_deadline_s is not None and self.round_deadline_s is None:
             raise ValueError("join_deadline_s begins without late sites, and the first round would wait for them: set "
                              "round_deadline_s, too")  # fmt: skip
@@ -328,6 +345,16 @@ class Study(_Frozen):
         return hashlib.sha256(b"fedsecure/study/v1\0" + self.canonical()).digest()
 
 
+class SumFloors(_Frozen):
+    """Below these a site takes part in no secure sum, whatever the study says."""
+
+    sites: Annotated[int, Field(ge=5)] = 5  # with 5, one of which drops out, no survivor reads another; with 3 it does
+    known: Annotated[int, Field(ge=1)] = 1  # sites of its roster, itself not counted, among those of a sum
+    corrupted: Annotated[int, Field(ge=1)] = 1  # sites that may work together with the coordinator
+    attempts: Annotated[int, Field(ge=1)] = 3  # sums begun for one round
+    sums: Annotated[int, Field(ge=1)] = 1000  # sums opened in a study
+
+
 class Site(_Frozen):
     """One hospital's own settings. This file stays there; it may tighten a study, never loosen it."""
 
@@ -339,6 +366,7 @@ class Site(_Frozen):
     content_tests: bool = True  # look for this site's volumes in all that its trainer wants to let out (audit.tap)
     # Bytes of releases over the whole study. None: only what the study's schema and rounds add up to
     maximum_upload: Annotated[int, Field(ge=0)] | None = None
+    sums: SumFloors = SumFloors()
 
 
 class Run(_Frozen):

@@ -4,6 +4,9 @@
     control   a closed set of messages without a float, an array or free text
     publish   the coordinator's models and target networks, signed, and the banks it relays unread
     greet     a control message outside of a study's frames: who speaks, in which study
+    mask      a site's updates of a round, in integers under the masks of one secure sum
+    share     keys, sealed shares and signatures of a secure sum
+    again     what a site answered in a secure sum, the same bytes
     compare   a note of the doctor, before a study: on record as what it is, control, share or release
 
 The gate builds what leaves from nothing: it takes un-noised arrays of a closed schema and never an object to be
@@ -13,14 +16,15 @@ given to nobody else.
 Order of a release: check schema and content (audit.tap), account, box, log and queue in one transaction, sign, send.
 A crash wastes the message; what is sent again is the stored message, under a new number and never encrypted anew.
 Entries for prototypes are clipped row by row and summed here, which bounds each row; that a row is one patient, and all
-of it, is the trainer's promise: the gate cannot know. Weights are not yet clipped. Noise and masking join between
-"check" and "account"; until they are here every release is accounted as non-private: epsilon is infinite.
+of it, is the trainer's promise: the gate cannot know. Weights are clipped where they enter a secure sum; what is summed
+securely never leaves in the clear. Noise joins between "check" and "account"; until it is here every release is
+accounted as non-private: epsilon is infinite.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
@@ -31,8 +35,10 @@ from fedsecure.errors import GateRefused
 from fedsecure.greeting import GREETINGS, Greeting
 from fedsecure.learning import prototypes
 from fedsecure.packing import pack_bank, pack_vector, within_range
-from fedsecure.plan import frame_limit, makes_target, owed, require_no_noise
-from fedsecure.progress import Observe, Refused, Sent
+from fedsecure.plan import SUMMED, frame_limit, made, makes_target, require_no_noise
+from fedsecure.privacy.quantize import Quantizer
+from fedsecure.privacy.summing import Part, quantizer
+from fedsecure.progress import Measured, Observe, Refused, Sent
 from fedsecure.types import Accounted, Bank, Flow, Released, Schema, State, Update
 from keys.identity import Identity, PublicIdentity
 from protocols.codec import decode, encode
@@ -51,6 +57,10 @@ from protocols.messages import (
     kind_of,
 )
 from protocols.seal import Sealer
+from protocols.secagg.client import mask_input
+from protocols.secagg.ledger import Ledger
+from protocols.secagg.messages import FlowPart, MaskedInput
+from protocols.secagg.states import Burned, Masked
 
 NON_PRIVATE: Final = "non-private"  # dp_accounting's NonPrivateDpEvent: epsilon is infinite
 FREE: Final = "none"  # control and publish: computed from no volume of this node
@@ -78,6 +88,12 @@ class Journal(Protocol):
     def log(self, row: SentRow) -> None: ...
     def queued(self, stage: int, round_: int) -> list[tuple[str, bytes]]: ...
     def released_bytes(self) -> int: ...
+
+
+class SumRecord(Protocol):
+    """A site's durable record of secure sums."""
+
+    def keep(self, step: str, message: Message, ledger: Ledger, state: Masked | None = None) -> None: ...
 
 
 class RoundContext(NamedTuple):
@@ -143,6 +159,8 @@ class Gate:
         Raises GateRefused, before anything is sealed, for arrays outside the round's schema, for values that are not
         finite and beyond the site's cap.
         """
+        if self._study.security.secagg and update.flow in SUMMED:
+            raise GateRefused(f"{update.flow}: the study sums them securely, and no site's own may leave")
         if any(flow == update.flow for flow, _ in self._journal.queued(context.stage, context.round)):
             return  # already out; `repeat` is how it is sent again
         try:
@@ -189,7 +207,60 @@ class Gate:
         """Send the coordinator's model, or a bank it relays. Raises GateRefused for a message of any other kind."""
         self._plain(Kind.PUBLISH, recipient, message, stage, round_)
 
+    def mask(
+        self, updates: tuple[Update, ...], context: RoundContext, burned: Burned, ledger: Ledger, record: SumRecord
+    ) -> Masked:
+        """Let a round's updates out as one masked vector, in the order of the manifest's flows. Ledger and message are
+        on disk before it is sent. Raises GateRefused as `release`, before anything leaves."""
+        manifest = burned.keyed.opened.cohort.manifest
+        try:
+            fill, factor = self._quantizer(updates, context, manifest.flows)
+            masked, message = mask_input(burned, fill.fill)
+            frame = self._sealer.seal(self._coordinator, message)
+            self._check_cap(len(frame))
+        except GateRefused as refusal:
+            self._observe(Refused(stage=context.stage, round=context.round, rule=str(refusal), peer="gate"))
+            raise
+        record.keep("masked-input", message, ledger, masked)
+        row = self._row(Kind.RELEASE, _joined(manifest.flows), NON_PRIVATE, context.stage, context.round, frame)
+        self._journal.log(row)
+        self._hand_over(row, frame)
+        self._observe(Measured(stage=context.stage, round=context.round, metric="clipped_by", value=factor))
+        return masked
+
+    def share(self, recipient: str, message: Message, stage: int, round_: int) -> None:
+        """Send keys, sealed shares or signatures of a secure sum. A site has kept them before. Raises GateRefused for a
+        message of any other kind."""
+        self._plain(Kind.SHARE, recipient, message, stage, round_)
+
+    def again(self, message: Message, stage: int, round_: int) -> None:
+        """Send the stored answer of a step of a secure sum again. Raises GateRefused for what is no such answer."""
+        if not isinstance(message, MaskedInput):
+            self.share(self._coordinator, message, stage, round_)
+            return
+        frame = self._sealer.seal(self._coordinator, message)
+        row = self._row(Kind.RELEASE, "masked again", REPEAT, stage, round_, frame)
+        self._journal.log(row)
+        self._hand_over(row, frame)
+
     # --- steps of a release ---
+
+    def _quantizer(
+        self, updates: tuple[Update, ...], context: RoundContext, flows: tuple[FlowPart, ...]
+    ) -> tuple[Quantizer, float]:
+        parts = [self._part(update, context) for update in updates]
+        if [(part.flow, part.length) for part in flows] != [(str(flow), len(vector)) for flow, vector in parts]:
+            raise GateRefused("a sum of other flows than the updates that are here")
+        return quantizer(self._study, self._name, context.stage, context.round, parts)
+
+    def _part(self, update: Update, context: RoundContext) -> Part:
+        """A flow of a sum as a flat vector. Raises GateRefused."""
+        if update.flow not in SUMMED:
+            raise GateRefused(f"{update.flow}: nothing that is summed")
+        self._check(update, context)
+        arrays = update.arrays
+        raw = self._summed(arrays) if update.flow is Flow.PROTOTYPE_SUM else pack_vector(arrays)
+        return update.flow, np.frombuffer(raw, "<f4")
 
     def _check(self, update: Update, context: RoundContext) -> None:
         """Closed schema per flow: names, dtypes, shapes and finite values, all of them or nothing."""
@@ -243,7 +314,7 @@ class Gate:
             raise GateRefused("features: a partition outside the study's")
 
     def _check_entries(self, update: Update, context: RoundContext) -> None:
-        if update.flow not in owed(self._study, context.stage, context.round):
+        if update.flow not in made(self._study, context.stage, context.round):
             raise GateRefused(f"{update.flow}: the study has no site share them in this round (exchange)")
         (spec,) = prototypes.schema(self._study)
         if set(update.arrays) != {"entries"} or update.arrays["entries"].shape[1:] != spec.shape:
@@ -319,6 +390,11 @@ class Gate:
         self._observe(
             Sent(stage=row.stage, round=row.round, kind=row.kind, flow=row.flow, size=row.size, peer=row.peer)
         )
+
+
+def _joined(flows: Sequence[FlowPart]) -> str:
+    """How a sum's flows stand on record: "masked weights" and its kin, which nobody reads as they are."""
+    return "masked " + "+".join(part.flow for part in flows)
 
 
 def _check_shapes(update: Update, schema: Schema, whose: str) -> None:

@@ -20,7 +20,9 @@ from typing import Final
 from fedsecure.config import Framework, Study
 from fedsecure.errors import SettingsError
 from fedsecure.types import Flow
+from protocols.secagg.manifest import assumed_corrupted, least_threshold
 
+SUMMED: Final = frozenset({Flow.WEIGHTS, Flow.PROTOTYPE_SUM, Flow.TARGET})  # of which only sums over sites are used
 EXCHANGING: Final[frozenset[Framework]] = frozenset({"fcl", "fedca"})  # sites share features beside weights
 _FORMS: Final[Mapping[str, Flow]] = {
     "vectors": Flow.FEATURES,
@@ -109,7 +111,28 @@ def opens_with_sum(study: Study, stage: int, round_: int) -> bool:
 
 
 def owed(study: Study, stage: int, round_: int, targets: bool = False) -> frozenset[Flow]:
-    """The flows that every site must release in a round before it may say that it is done.
+    """The flows that every site must release in a round before it may say that it is done. Of a study with secure
+    aggregation these are not the summed ones. targets: as in `made`."""
+    flows = made(study, stage, round_, targets)
+    return flows - SUMMED if study.security.secagg else flows
+
+
+def summed(study: Study, stage: int, round_: int, targets: bool = False) -> tuple[Flow, ...]:
+    """The flows that leave the sites of a round as one masked vector, in its order. targets: as in `made`."""
+    flows = made(study, stage, round_, targets) if study.security.secagg else frozenset()
+    return tuple(sorted(flows & SUMMED))
+
+
+def least_sites(study: Study) -> int:
+    """Sites without which no round closes: minimum_sites or, with secure aggregation, as many as open a sum."""
+    if not study.security.secagg:
+        return max(1, study.minimum_sites)
+    sites = len(study.sites)
+    return max(study.minimum_sites, least_threshold(sites, assumed_corrupted(sites)))
+
+
+def made(study: Study, stage: int, round_: int, targets: bool = False) -> frozenset[Flow]:
+    """What every site makes in a round for others, in the clear or for a sum.
 
     targets: the round opened with all sites asked for their target networks. Features of the last training round would
     train nobody.

@@ -287,6 +287,8 @@ Publish = RoundOpen | BankRelay | TargetModel | SecAggOpen | SumResult
 SiteShare = AdvertiseKeys | ShareKeys | ConsistencyCheck | UnmaskShares | ResultAgreement
 CoordinatorShare = Keyset | RelayShares | Survivors | UnmaskRequest | AgreedResult
 Share = SiteShare | CoordinatorShare
+SumAnswer = SiteShare | MaskedInput  # of a site in a secure sum
+SumRequest = CoordinatorShare | SecAggOpen | SumResult  # of the coordinator
 Message = Control | Release | Publish | Share
 
 

@@ -112,8 +112,14 @@ OTHER: dict[str, Any] = {
     "finetune.consistency.weight": 1.0, "finetune.consistency.teacher": 0.9, "finetune.consistency.dropped": 0.2,
     "privacy.epsilon": 2.0, "privacy.delta": 1e-7, "privacy.noise_multiplier": 3.0, "privacy.sampling": 0.5,
     "privacy.contribution": "site-update", "privacy.least_survivors": 1, "privacy.colluders": 0,
+    "security.ring": 32,
 }  # fmt: skip
-FIXED = {"format", "privacy.unit", "privacy.enabled"}  # one value each, or none that could be changed alone
+FIXED = {
+    "format",
+    "privacy.unit",
+    "privacy.enabled",
+    "security.secagg",
+}  # one value each, or none that could be changed alone
 
 
 @pytest.mark.parametrize("name", [leaf for leaf in leaves(Study()) if leaf not in FIXED])
@@ -301,3 +307,11 @@ def test_without_pre_training_here_there_are_only_the_stages_of_one_start(framew
 def test_patients_are_split_by_the_studys_seed_unless_one_is_set_for_that() -> None:
     assert parse_study({"seed": 3}).split_seed == 3
     assert parse_study({"seed": 3, "data": {"split_seed": 7}}).split_seed == 7
+
+
+def test_secure_aggregation_takes_five_sites() -> None:
+    sites = [{"name": f"s{number}", "weight": 1} for number in range(5)]
+    plain, secure = (parse_study({"sites": sites, "security": {"secagg": on}}) for on in (False, True))
+    assert plain.digest() != secure.digest()
+    with pytest.raises(SettingsError, match=r"add sites, or write security.secagg = false"):
+        parse_study({"sites": sites[:4], "security": {"secagg": True}})

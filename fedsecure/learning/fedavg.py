@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
-from fedsecure.types import Tensors, schema_of
+from fedsecure.types import Tensors, schema_of, schema_size
 
 
 def average(model: Tensors, deltas: Sequence[tuple[str, int, Tensors]]) -> Tensors:
@@ -32,4 +33,17 @@ def average(model: Tensors, deltas: Sequence[tuple[str, int, Tensors]]) -> Tenso
         for _, weight, delta in ordered:
             mean += (weight / total) * delta[name].astype(np.float64)
         averaged[name] = (start.astype(np.float64) + mean).astype(np.float32)
+    return averaged
+
+
+def moved(model: Tensors, total: npt.NDArray[np.float64], weight: int) -> Tensors:
+    """model + total / weight: of one flat float64 vector [d], tensors in the model's order, that is the sum over sites
+    of w_c delta_c, and the sum of their w_c. Raises ValueError if it is not as long as the model."""
+    if len(total) != schema_size(schema_of(model)):
+        raise ValueError("a sum of another length than the model")
+    averaged, start = {}, 0
+    for name, tensor in model.items():
+        part = total[start : start + tensor.size].reshape(tensor.shape)
+        averaged[name] = (tensor.astype(np.float64) + part / weight).astype(np.float32)
+        start += tensor.size
     return averaged

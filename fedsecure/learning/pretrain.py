@@ -33,7 +33,7 @@ from fedsecure.learning.model import Branch, load_tensors, pooled, tensors_of
 from fedsecure.learning.parts import ENCODER, PROJECTOR, encoder_of
 from fedsecure.learning.probe import ProbeResult, partition_probe
 from fedsecure.learning.slices import SliceIndex
-from fedsecure.plan import owed, pretrains_alone
+from fedsecure.plan import made, pretrains_alone
 from fedsecure.progress import Measured, Observe, Step
 from fedsecure.seeds import derive_seed
 from fedsecure.types import Cohort, Flow, State, Tensors, Update
@@ -78,7 +78,7 @@ def train_round(job: Job, cohort: Cohort, device: str, observe: Observe) -> JobR
         observe(Step(stage=job.stage_index, round=job.round, done=done, total=total, loss=loss))
 
     method = _trained(job, cohort, device, tell)
-    summed = {Flow.PROTOTYPES, Flow.PROTOTYPE_SUM} & owed(job.study, job.stage_index, job.round)
+    summed = {Flow.PROTOTYPES, Flow.PROTOTYPE_SUM} & made(job.study, job.stage_index, job.round)
     shared = tuple(entries.update(job, cohort, device, flow) for flow in summed)
     return JobResult((*method.updates(), *shared), method.state())
 

@@ -1,11 +1,12 @@
 """The coordinator's machine. Rules:
 
-1. Everything that changes its state is here and in coordinator_target.py and coordinator_end.py; it knows no socket,
-   file, clock or tensor.
+1. Everything that changes its state is here and in coordinator_sum.py, coordinator_target.py and coordinator_end.py;
+   it knows no socket, file, clock or tensor.
 2. JOINING -> PREPARING -> OPEN -> AGGREGATING -> OPEN ... -> CLOSED, stage by stage as `plan.schedule` says.
-   What can come between OPEN and AGGREGATING is in coordinator_target.py.
+   What can come between OPEN and AGGREGATING is in coordinator_sum.py and coordinator_target.py.
 3. A site is done with a round when every flow the stage owes has arrived and the site said RoundDone.
-4. A round closes when all sites of the cohort are done, or at its deadline with at least `minimum_sites`.
+4. A round closes when all sites of the cohort are done, or at its deadline with at least
+   `minimum_sites`, and as many as a secure sum needs.
 5. The first copy of an update counts. Later ones are the site's stored bytes again, or an attempt; both change nothing.
 6. A restart begins from the last persisted state; updates that were kept are not asked for again.
 7. A site that failed may come back, one that vetoed may not: nothing of it is relayed or averaged any more. Whoever
@@ -22,11 +23,20 @@ from typing import Final
 from fedsecure.config import Study
 from fedsecure.node.coordinator_end import abort, closed
 from fedsecure.node.coordinator_state import CoordinatorState, Outcome, Phase
+from fedsecure.node.coordinator_sum import (
+    answered,
+    in_sum,
+    is_waited_for,
+    late,
+    left,
+    remind,
+    resumed,
+    scored,
+    sum_of_round,
+)
 from fedsecure.node.coordinator_target import (
-    after_training,
     asked_at_opening,
     averaged,
-    bounded,
     collected,
     do_without,
     recently,
@@ -50,11 +60,14 @@ from fedsecure.node.events import (
     Restarted,
     RoundOver,
     Score,
+    SumDone,
+    SumShort,
+    SumStands,
     Tick,
     TrainFailed,
     Veto,
 )
-from fedsecure.plan import offered, owed, relays_boxes, schedule, shared_flow
+from fedsecure.plan import least_sites, offered, owed, relays_boxes, schedule, shared_flow
 from fedsecure.types import Flow
 from protocols.messages import (
     DistanceReport,
@@ -69,6 +82,14 @@ from protocols.messages import (
     Unmasked,
     WantTarget,
     WeightUpdate,
+)
+from protocols.secagg.messages import (
+    AdvertiseKeys,
+    ConsistencyCheck,
+    MaskedInput,
+    ResultAgreement,
+    ShareKeys,
+    UnmaskShares,
 )
 
 
@@ -92,9 +113,11 @@ def step(study: Study, state: CoordinatorState, event: Event) -> Outcome:
             )
             return _open(study, first)
         case Bounded(stage, round_, bound) if _at(state, Phase.SCORING, stage, round_):
-            return bounded(study, state, bound)
+            return scored(study, state, bound)
         case Aggregated(stage, round_) if _at(state, Phase.AGGREGATING, stage, round_):
             return _open(study, replace(averaged(state, event), shared=_shared(study, state)))
+        case SumStands() | SumShort() | SumDone():
+            return in_sum(study, state, event)
         case FrameIn(sender, message):
             return _frame(study, state, sender, message)
         case _:
@@ -117,6 +140,8 @@ def _shared(study: Study, state: CoordinatorState) -> tuple[str, ...]:
 def _restarted(state: CoordinatorState) -> Outcome:
     if state.phase is Phase.PREPARING:
         return state, (Prepare(state.stage),)
+    if state.phase is Phase.SUMMING:
+        return resumed(state)
     sites = tuple(sorted(state.finished))
     if state.phase is Phase.SCORING:
         return state, (Score(state.stage, state.round, sites),)
@@ -135,11 +160,17 @@ def _tick(study: Study, state: CoordinatorState) -> Outcome:
         return state, ()
     if state.phase is Phase.JOINING:
         return _begin_without(study, state)
+    if state.phase is Phase.SUMMING:
+        return late(state)
     if state.phase is Phase.COLLECTING:
         return do_without(state)
-    if len(state.finished) < study.minimum_sites:
-        return abort(state, "aborted", "the round's deadline passed with fewer sites than minimum_sites")
+    if len(state.finished) < least_sites(study):
+        return abort(state, "aborted", f"the round's deadline passed with fewer sites than {_needed(study)}")
     return _close_round(study, state)
+
+
+def _needed(study: Study) -> str:
+    return "minimum_sites" if least_sites(study) == study.minimum_sites else "a secure sum needs"
 
 
 def _allowed(study: Study, state: CoordinatorState) -> float | None:
@@ -149,6 +180,8 @@ def _allowed(study: Study, state: CoordinatorState) -> float | None:
             return study.join_deadline_s
         case Phase.OPEN if state.round == schedule(study)[state.stage].rounds and study.evaluation_deadline_s:
             return study.evaluation_deadline_s
+        case Phase.SUMMING:
+            return study.security.step_deadline_s
         case Phase.OPEN | Phase.COLLECTING:
             return study.round_deadline_s
         case _:
@@ -167,9 +200,11 @@ def _frame(study: Study, state: CoordinatorState, sender: str, message: object) 
         return _outsider(study, state, sender, message)
     match message:
         case Hello():
-            return _hello(state, sender, message)
+            return _hello(study, state, sender, message)
         case WeightUpdate() | FeatureBank() | PrototypeSum() | MetricReport() | TargetUpdate() | DistanceReport():
             return _release(study, state, sender, message)
+        case AdvertiseKeys() | ShareKeys() | MaskedInput() | ConsistencyCheck() | UnmaskShares() | ResultAgreement():
+            return answered(state, sender, message)
         case WantTarget(stage, round_):
             return supply(state, sender, (stage, round_))
         case RoundDone(stage, round_):
@@ -195,7 +230,7 @@ def _outsider(study: Study, state: CoordinatorState, sender: str, message: objec
     return following, (*effects, Persist())
 
 
-def _hello(state: CoordinatorState, sender: str, hello: Hello) -> Outcome:
+def _hello(study: Study, state: CoordinatorState, sender: str, hello: Hello) -> Outcome:
     known = state.boots.get(sender)
     if known is not None and hello.boot < known:
         return state, (Refuse(sender, "a node's boot number never falls"),)
@@ -204,31 +239,39 @@ def _hello(state: CoordinatorState, sender: str, hello: Hello) -> Outcome:
         sent, supplied = (
             {site: at for site, at in times.items() if site != sender} for times in (state.sent, state.supplied)
         )
-        state = replace(state, boots={**state.boots, sender: hello.boot}, sent=sent, supplied=supplied)
+        state = replace(
+            state, boots={**state.boots, sender: hello.boot}, sent=sent, supplied=supplied,
+            agreed=state.agreed - {sender},
+        )  # fmt: skip
     if state.phase is Phase.JOINING:
         if state.joined != set(state.cohort):
             return state, ()
         return replace(state, phase=Phase.PREPARING), (Persist(), Prepare(0))
     if not _waited_for(state, sender) or recently(state.sent, sender, state.now):
         return state, ()
+    if state.phase is Phase.SUMMING:
+        return remind(state, sender)
     in_this_round = (hello.stage, hello.round) == (state.stage, state.round)
     if state.phase is Phase.COLLECTING and in_this_round:
         sent = {**state.sent, sender: state.now}
         return replace(state, sent=sent), (AskForTarget(sender, state.stage, state.round),)
     if in_this_round and not hello.done:
         return state, ()  # it is working
-    return _open_for(state, sender)
+    return _open_for(study, state, sender)
 
 
 def _waited_for(state: CoordinatorState, site: str) -> bool:
+    if state.phase is Phase.SUMMING:
+        return is_waited_for(state, site)
     if state.phase is Phase.COLLECTING:
         return site in state.finished and (site, Flow.TARGET) not in state.received
     return state.phase is Phase.OPEN and site not in state.finished
 
 
-def _open_for(state: CoordinatorState, site: str) -> Outcome:
+def _open_for(study: Study, state: CoordinatorState, site: str) -> Outcome:
     banks = tuple(other for other in state.shared if other != site)
-    opened = OpenRound(site, state.stage, state.round, banks, state.corrected, state.asked)
+    behind = study.security.secagg and site not in state.agreed
+    opened = OpenRound(site, state.stage, state.round, banks, state.corrected, state.asked, behind)
     supplied = {**state.supplied, site: state.now} if state.corrected else state.supplied
     return replace(state, sent={**state.sent, site: state.now}, supplied=supplied), (opened,)
 
@@ -303,8 +346,10 @@ def _without(study: Study, state: CoordinatorState, sender: str, reason: LeaveRe
         received=frozenset(pair for pair in state.received if pair[0] != sender),
         shared=tuple(site for site in state.shared if site != sender or reason is not LeaveReason.VETOED),
     )
-    if len(cohort) < max(1, study.minimum_sites):
-        return abort(state, "aborted", "fewer sites are left than minimum_sites")
+    if len(cohort) < least_sites(study):
+        return abort(state, "aborted", f"fewer sites are left than {_needed(study)}")
+    if state.phase is Phase.SUMMING:
+        return left(study, state, sender, reason)
     if state.phase is Phase.OPEN and state.finished == set(cohort):
         return _close_round(study, state)
     if state.phase is Phase.COLLECTING:
@@ -318,11 +363,11 @@ def _open(study: Study, state: CoordinatorState) -> Outcome:
     """Open the state's round to every site that is here; the others get it with their next Hello."""
     state = replace(
         state, phase=Phase.OPEN, received=frozenset(), finished=frozenset(), deadline=None, supplied={},
-        asked=asked_at_opening(study, state),
+        attempts=0, asked=asked_at_opening(study, state),
     )  # fmt: skip
     effects: list[Effect] = [Persist()]
     for site in sorted(state.joined & set(state.cohort)):
-        state, opened = _open_for(state, site)
+        state, opened = _open_for(study, state, site)
         effects += opened
     return state, tuple(effects)
 
@@ -330,7 +375,7 @@ def _open(study: Study, state: CoordinatorState) -> Outcome:
 def _close_round(study: Study, state: CoordinatorState) -> Outcome:
     stages = schedule(study)
     if state.round < stages[state.stage].rounds:
-        return after_training(study, state)
+        return sum_of_round(study, state)
     over = RoundOver(state.stage, state.round, len(state.finished))
     if state.stage + 1 < len(stages):
         following = replace(state, phase=Phase.PREPARING, stage=state.stage + 1, round=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import msgspec
@@ -9,38 +10,51 @@ import msgspec
 from fedsecure.learning.distance import extrapolated
 from fedsecure.learning.parts import start_of
 from fedsecure.learning.target import copied
-from fedsecure.node.averaging import Averaging, model_file, sum_file, target_file, update_file
+from fedsecure.node import sum_terms
+from fedsecure.node.averaging import Averaging, model_file, sum_file, target_file, update_file, whole_file
 from fedsecure.node.coordinator import step
 from fedsecure.node.coordinator_state import CoordinatorState, Phase, begin
 from fedsecure.node.events import (
     Aggregate,
     Aggregated,
+    AskAgain,
     AskForTarget,
     Bounded,
     CloseStudy,
+    CloseSumStep,
     Effect,
     Event,
     FrameIn,
     KeepIncoming,
     OpenRound,
+    OpenSum,
     Persist,
     Prepare,
     Prepared,
     Score,
     SendTarget,
+    SumDone,
+    SumShort,
+    SumStands,
+    SumStep,
+    TakeForSum,
     TrainFailed,
 )
 from fedsecure.node.shell import Shell
+from fedsecure.node.sum_host import Integers, SumHost
+from fedsecure.node.sum_terms import Ground
 from fedsecure.node.trainer import Answer, PreparedModel, PrepareOrder
 from fedsecure.node.workbench import ENCODER
 from fedsecure.packing import pack_model, unpack_model
 from fedsecure.plan import StageKind, has_target, keeps_decoder, makes_target, schedule
+from fedsecure.privacy.summing import opened
 from fedsecure.progress import Measured
-from fedsecure.types import Flow
+from fedsecure.types import Flow, schema_of
 from keys.roster import Roster
 from protocols.box import BoxContext, box_digest, verify_box
 from protocols.codec import decode, encode
 from protocols.envelope import Opened
+from protocols.errors import FaultyPeer, TooFew
 from protocols.messages import (
     AskTargets,
     BankRef,
@@ -51,6 +65,7 @@ from protocols.messages import (
     Kind,
     Leave,
     LeaveReason,
+    Message,
     MetricReport,
     PrototypeSum,
     RoundOpen,
@@ -60,8 +75,10 @@ from protocols.messages import (
     TargetRef,
     TargetUpdate,
     WeightUpdate,
+    kind_of,
     model_digest,
 )
+from protocols.secagg.messages import Manifest
 from protocols.transport.base import ServerTransport
 
 
@@ -73,6 +90,7 @@ class CoordinatorShell(Shell):
         self._transport = transport
         saved = self._store.get("coordinator")
         self._state = msgspec.json.decode(saved, type=CoordinatorState) if saved else begin(self._study)
+        self._sum = SumHost(self._identity, self._store, self._say_in_sum, self._finish_sum)
         self._leave_out_strangers()  # who was revoked while this node was down
 
     def follow(self, roster: Roster) -> None:
@@ -139,12 +157,10 @@ class CoordinatorShell(Shell):
                 self._keep(sender, message)
             case Prepare(stage):
                 self._trainer.order(PrepareOrder(stage))
-            case Score(stage, round_, sites):
-                bound = Averaging(self._store, self._study, stage, round_, sites, self._refused).bound()
-                self._measured(stage, round_, target_expected=bound)
-                self._events.append(Bounded(stage, round_, bound))
-            case Aggregate():
-                self._aggregate(effect)
+            case OpenSum() | TakeForSum() | CloseSumStep() | AskAgain():
+                self._run_sum(effect)
+            case Score() | Aggregate():
+                self._end_round(effect)
             case OpenRound():
                 self._open_round(effect)
             case SendTarget(site, stage, round_):
@@ -163,6 +179,73 @@ class CoordinatorShell(Shell):
             case _:
                 raise RuntimeError(f"not an effect of a coordinator: {type(effect).__name__}")
 
+    # --- secure sums ---
+
+    def _run_sum(self, effect: OpenSum | TakeForSum | CloseSumStep | AskAgain) -> None:
+        told: SumStands | SumDone | None = None
+        try:
+            match effect:
+                case OpenSum(stage, round_, attempt):
+                    told = self._sum.resume(stage, round_, attempt, self._roster) or self._open_sum(effect)
+                case TakeForSum(sender, message):
+                    told = self._sum.take(sender, message)
+                case CloseSumStep(attempt, step):
+                    told = self._sum.close(attempt, step)
+                case AskAgain(site):
+                    self._sum.again(site)
+        except TooFew as error:
+            standing = self._sum.stands()
+            self._events.append(SumShort(standing.attempt, standing.step, error.rule))
+        except FaultyPeer as error:
+            self._refused(error.peer, error.rule)
+            if isinstance(effect, TakeForSum):
+                told = self._sum.stands()
+            elif isinstance(effect, OpenSum):  # what is on disk does not hold any more, as after a change of keys
+                self._events.append(SumShort(effect.attempt, SumStep.KEYS, error.rule))
+            else:
+                self._events.append(TrainFailed(f"a secure sum cannot be opened: {error}"))
+        if told is not None:
+            self._events.append(told)
+
+    def _open_sum(self, effect: OpenSum) -> SumStands:
+        stage, round_ = effect.stage, effect.round
+        model = self._store.read(model_file(stage, round_))
+        inputs, target = {}, b""
+        if self._store.has(sum_file(stage, round_)):
+            inputs["prototypes"] = self._store.read(sum_file(stage, round_))
+        if has_target(self._study, stage, round_):
+            target = self._store.read(target_file(stage, round_))
+            inputs["target"] = model_digest(target)
+        schema, targets = (schema_of(unpack_model(raw)) if raw else () for raw in (model, target))
+        ground = Ground(stage, round_, model_digest(model), schema, targets, inputs)
+        opening = os.urandom(32)
+        manifest = sum_terms.manifest(
+            sum_terms.expected(self._study, ground, effect.flows, b""), effect.attempt, opening
+        )
+        return self._sum.begin(manifest, opening, effect.sites, self._roster)
+
+    def _say_in_sum(self, site: str, message: Message) -> None:
+        send = self._gate.share if kind_of(message) is Kind.SHARE else self._gate.publish
+        send(site, message, *self._position())
+
+    def _finish_sum(self, manifest: Manifest, integers: Integers, survivors: tuple[str, ...]) -> bytes:
+        """Keep what was opened; what follows from it is the round's end, or of targets alone their mean."""
+        stage, round_ = manifest.stage, manifest.round
+        lengths = [(Flow(part.flow), part.length) for part in manifest.flows]
+        for flow, total in opened(self._study, lengths, integers).items():
+            self._store.write(whole_file(stage, round_, flow), total.astype("<f8").tobytes())
+        averaging = Averaging(self._store, self._study, stage, round_, survivors, self._refused)
+        if Flow.WEIGHTS in dict(lengths):
+            return model_digest(pack_model(averaging.end()))
+        target = averaging.true_target()
+        return _digest_or_none(pack_model(target) if target else b"")
+
+    def _show_past(self, site: str, stage: int) -> None:
+        """What came of the stage's sums: without it a site knows no model of the stage but the first."""
+        for past in self._sum.past(stage):
+            for message in past:
+                self._say_in_sum(site, message)
+
     def _keep(self, sender: str, message: object) -> None:
         match message:
             case WeightUpdate(stage=stage, round=round_, vector=vector):
@@ -177,6 +260,15 @@ class CoordinatorShell(Shell):
                 self._store.write(_bank(stage, round_, sender), encode(message))
             case MetricReport(stage=stage, round=round_, values=values):
                 self._store.write(f"metrics/{stage}-{round_}/{sender}.f32", values)
+
+    def _end_round(self, effect: Score | Aggregate) -> None:
+        if isinstance(effect, Aggregate):
+            self._aggregate(effect)
+            return
+        stage, round_ = effect.stage, effect.round
+        bound = Averaging(self._store, self._study, stage, round_, effect.sites, self._refused).bound()
+        self._measured(stage, round_, target_expected=bound)
+        self._events.append(Bounded(stage, round_, bound))
 
     def _aggregate(self, effect: Aggregate) -> None:
         stage, round_ = effect.stage, effect.round
@@ -235,6 +327,8 @@ class CoordinatorShell(Shell):
             target = (TargetRef(digest, effect.follows, effect.asked),)
         summed = self._store.read(sum_file(stage, round_)) if self._store.has(sum_file(stage, round_)) else b""
         opening = RoundOpen(stage, round_, model_digest(model), refs, target, summed, model)
+        if effect.behind:
+            self._show_past(site, stage)
         self._gate.publish(site, opening, stage, round_)
         for other, box in boxes.items():
             self._gate.publish(site, BankRelay(stage, round_ - 1, other, box), stage, round_)

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from fedsecure.config import Study
 from fedsecure.learning.distance import Measurement
-from fedsecure.node.events import Effect
+from fedsecure.node.events import Effect, SumStep
 from fedsecure.types import Flow
 from protocols.messages import LeaveReason
 
@@ -17,10 +17,22 @@ class Phase(StrEnum):
     JOINING = "joining"
     PREPARING = "preparing"
     OPEN = "open"
+    SUMMING = "summing"  # with secure aggregation: the updates of the sites that have trained are summed
     SCORING = "scoring"  # r2: the sites' scores are put together
     COLLECTING = "collecting"  # r2: the round is done, the target networks that it ended with were asked for
     AGGREGATING = "aggregating"
     CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class RunningSum:
+    """waiting: sites that were asked in `step` and have not answered. patience: deadlines of the step that passed."""
+
+    attempt: int
+    flows: tuple[Flow, ...]
+    step: SumStep
+    waiting: frozenset[str]
+    patience: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +44,8 @@ class CoordinatorState:
     sent with the round; `asked`: all sites of the round are to send their own; `measured`: the last distances of the
     stage; `supplied`: site -> time at which it was last sent the target network.
     `boots`: site -> its number of starts, as it last said; `sent`: site -> time of its last OpenRound or AskForTarget.
+    `sum`: the secure sum that runs; `attempts`: sums begun for the round; `agreed`: sites that know what came of the
+    last one, for as long as they do not start again.
     All three are forgotten in a restart, and what a site was sent is forgotten when it starts again, so that it is
     sent anew.
     `verdict` and `detail`: how the study ended; `parted`: sites that know; `close_by`: when the rest is not waited for.
@@ -59,6 +73,9 @@ class CoordinatorState:
     verdict: str = ""
     detail: str = ""
     parted: frozenset[str] = frozenset()
+    sum: RunningSum | None = None
+    attempts: int = 0
+    agreed: frozenset[str] = frozenset()
     close_by: float | None = None
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
-from protocols.messages import BankRelay, Message, RoundOpen, TargetModel, Unmasked
+from fedsecure.types import Flow
+from protocols.messages import BankRelay, Message, RoundOpen, SumAnswer, SumRequest, TargetModel, Unmasked
 
 # --- events ---------------------------------------------------------------------------------------------------
 
@@ -91,8 +93,48 @@ class Aggregated:
     corrected: bool = False
 
 
+class SumStep(StrEnum):
+    """Steps of a secure sum, by what sites answer in them (protocols/secagg/SPEC.md)."""
+
+    KEYS = "advertise-keys"
+    SHARES = "share-keys"
+    VECTORS = "masked-input"
+    CHECKS = "consistency-check"
+    ANSWERS = "unmask-shares"
+    AGREEMENT = "result-agreement"
+
+
+@dataclass(frozen=True, slots=True)
+class SumStands:
+    """Where the running sum is: who has not answered its step yet. told: they were sent its message just now."""
+
+    attempt: int
+    step: SumStep
+    waiting: tuple[str, ...]
+    told: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SumShort:
+    """Too few sites answered a step that was closed. Nothing was opened in it."""
+
+    attempt: int
+    step: SumStep
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SumDone:
+    """The sum is in the coordinator's store, and `agreed` know what came of it. survivors: whose sum it is."""
+
+    attempt: int
+    survivors: tuple[str, ...]
+    agreed: tuple[str, ...]
+
+
 Event = (
     FrameIn | Restarted | Tick | Veto | TrainDone | TrainFailed | TargetFound | Prepared | Bounded | Aggregated
+    | SumStands | SumShort | SumDone
 )  # fmt: skip
 
 # --- effects --------------------------------------------------------------------------------------------------
@@ -208,7 +250,8 @@ class Score:
 @dataclass(frozen=True, slots=True)
 class OpenRound:
     """Publish the round's model to one site, relay the banks of the others, and send the target network if it
-    `follows`. asked: the site is to send its own with its updates."""
+    `follows`. asked: the site is to send its own with its updates. behind: it may not know what came of the stage's
+    sums, and is shown."""
 
     site: str
     stage: int
@@ -216,6 +259,7 @@ class OpenRound:
     banks: tuple[str, ...]
     follows: bool = False
     asked: bool = False
+    behind: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +269,48 @@ class SendTarget:
     site: str
     stage: int
     round: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSum:
+    """Begin a secure sum of these flows among `sites`, or go on with it after a restart; `SumStands` follows."""
+
+    stage: int
+    round: int
+    attempt: int
+    flows: tuple[Flow, ...]
+    sites: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TakeForSum:
+    """Check and keep what a site says in the running sum; `SumStands` follows if it counts."""
+
+    sender: str
+    message: SumAnswer
+
+
+@dataclass(frozen=True, slots=True)
+class CloseSumStep:
+    """Go on with whoever answered this step, if it still runs; `SumStands`, `SumShort` or `SumDone` follows."""
+
+    attempt: int
+    step: SumStep
+
+
+@dataclass(frozen=True, slots=True)
+class AskAgain:
+    """Send a site the running step's message again."""
+
+    site: str
+
+
+@dataclass(frozen=True, slots=True)
+class HearSum:
+    """Site: take a step of a secure sum. mine: it may begin one here, of the round that this site has done."""
+
+    message: SumRequest
+    mine: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +377,11 @@ Effect = (
     | OpenRound
     | SendTarget
     | AskForTarget
+    | OpenSum
+    | TakeForSum
+    | CloseSumStep
+    | AskAgain
+    | HearSum
     | CloseStudy
     | Persist
     | Refuse

@@ -7,7 +7,8 @@
 4. A round trains from the target network whose digest was announced, or not at all: held, predicted, or asked for.
 5. What does not fit the table is refused and changes nothing.
 6. A kill loses the running round only: it is opened and trained again, to the same bytes.
-7. A veto is final for the study. It ends training at once, and is repeated until the coordinator has answered.
+7. Steps of secure sums are site_sum.py's; here is only whether a sum is of the round that was done.
+8. A veto is final for the study. It ends training at once, and is repeated until the coordinator has answered.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from fedsecure.node.events import (
     Event,
     FindTarget,
     FrameIn,
+    HearSum,
     KeepIncoming,
     Persist,
     Refuse,
@@ -45,7 +47,16 @@ from fedsecure.node.events import (
 )
 from fedsecure.plan import has_target, opens_with_sum, relays_boxes, schedule
 from protocols.box import box_digest
-from protocols.messages import AskTargets, BankRelay, RoundOpen, StudyClosed, TargetModel
+from protocols.messages import AskTargets, BankRelay, RoundOpen, StudyClosed, SumRequest, TargetModel
+from protocols.secagg.messages import (
+    AgreedResult,
+    Keyset,
+    RelayShares,
+    SecAggOpen,
+    SumResult,
+    Survivors,
+    UnmaskRequest,
+)
 
 HELLO_EVERY_S: Final = 2.0
 NEVER: Final = (-1, -1)
@@ -136,6 +147,8 @@ def _frame(study: Study, state: SiteState, sender: str, message: object) -> Outc
             return _target(state, sender, message)
         case AskTargets(stage, round_):
             return _asked(state, (stage, round_))
+        case SecAggOpen() | SumResult() | Keyset() | RelayShares() | Survivors() | UnmaskRequest() | AgreedResult():
+            return _sum(study, state, sender, message)
         case StudyClosed(reason):
             return _close(state, SayLeave("finished"), Stop("finished" if reason == "finished" else "aborted"))
         case _:
@@ -213,6 +226,15 @@ def _asked(state: SiteState, of: tuple[int, int]) -> Outcome:
     if of == state.current:
         return replace(state, asked=True), ()  # after a kill: it is training the round again
     return state, ()  # late, harmless
+
+
+def _sum(study: Study, state: SiteState, sender: str, message: SumRequest) -> Outcome:
+    if not study.security.secagg:
+        return state, (Refuse(sender, "asks for a secure sum in a study that has none"),)
+    mine = False
+    if isinstance(message, SecAggOpen):  # of another round it is what a site that was late is shown
+        mine = state.phase is Phase.WAITING and (message.manifest.stage, message.manifest.round) == state.done
+    return state, (HearSum(message, mine),)
 
 
 def _train_if_complete(state: SiteState) -> Outcome:

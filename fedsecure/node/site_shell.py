@@ -6,14 +6,17 @@ from typing import Any, Final
 
 import msgspec
 
+from fedsecure.config import SumFloors
 from fedsecure.egress import RoundContext
 from fedsecure.errors import GateRefused
 from fedsecure.learning import prototypes
+from fedsecure.learning.parts import start_of
 from fedsecure.node.events import (
     CancelTraining,
     Effect,
     Event,
     FindTarget,
+    HearSum,
     KeepIncoming,
     Persist,
     Release,
@@ -28,11 +31,12 @@ from fedsecure.node.events import (
 )
 from fedsecure.node.shell import Shell
 from fedsecure.node.site import NEVER, Phase, SiteState, step
+from fedsecure.node.site_sum import SiteSum
 from fedsecure.node.site_target import find_target, keep_model, keep_target
 from fedsecure.node.trainer import Answer, Trained, TrainOrder
-from fedsecure.node.workbench import MODEL, SUM, TARGET, unpack_shared
-from fedsecure.packing import Malformed, unpack_arrays, unpack_model
-from fedsecure.plan import has_target, offered, owed
+from fedsecure.node.workbench import ENCODER, MODEL, SUM, TARGET, unpack_shared
+from fedsecure.packing import Malformed, pack_model, unpack_arrays, unpack_model
+from fedsecure.plan import StageKind, has_target, keeps_decoder, made, offered, schedule
 from fedsecure.progress import Refused
 from fedsecure.types import Flow, Update, schema_of
 from keys.roster import Roster
@@ -53,13 +57,16 @@ from protocols.messages import (
 )
 from protocols.transport.base import ClientTransport
 
+DEFAULT_FLOORS: Final = SumFloors()
 HELD: Final = "held/target.safetensors"  # this site's own target network of the last round, in case it is asked for
 
 
 class SiteShell(Shell):
     """A site. Its only peer is the coordinator; other sites reach it as boxes that only it can open."""
 
-    def __init__(self, *parts: Any, transport: ClientTransport, boot: int, **named: Any) -> None:
+    def __init__(
+        self, *parts: Any, transport: ClientTransport, boot: int, floors: SumFloors = DEFAULT_FLOORS, **named: Any
+    ) -> None:
         super().__init__(*parts, boot=boot, **named)
         self._transport = transport
         self._boot = boot
@@ -71,8 +78,17 @@ class SiteShell(Shell):
             phase=Phase.LEAVING if self._store.get("vetoed") else Phase.WAITING,
         )
 
+        self._sum: SiteSum | None = None
+        if self._study.security.secagg:
+            self._sum = SiteSum(
+                self.name, self._study, self._identity, self._roster, self._store, self._gate, floors, self._context,
+                self._refused,
+            )  # fmt: skip
+
     def follow(self, roster: Roster) -> None:
         super().follow(roster)
+        if self._sum is not None:
+            self._sum.follow(roster)
         self._gate.follow({site: roster.members[site] for site in roster.sites if site != self.name})
 
     def close(self) -> None:
@@ -109,12 +125,8 @@ class SiteShell(Shell):
 
     def _run(self, effect: Effect) -> None:
         match effect:
-            case SayHello(stage, round_, done):
-                self._control(Hello(self._boot, stage, round_, done))
-            case SayLeave(reason):
-                self._control(Leave(LeaveReason(reason)))
-            case SayWantTarget(stage, round_):
-                self._control(WantTarget(stage, round_))
+            case SayHello() | SayLeave() | SayWantTarget():
+                self._say(effect)
             case KeepIncoming(_, message):
                 self._keep(message)
             case FindTarget(stage, round_, announced):
@@ -130,6 +142,9 @@ class SiteShell(Shell):
             case ReleaseTarget(stage, round_):
                 self._release_target(stage, round_)
                 self._introductions.soon()
+            case HearSum(message, mine):
+                if self._sum is not None:
+                    self._sum.hear(message, mine)
             case Resend(stage, round_):
                 self._gate.repeat(stage, round_)
                 self._control(RoundDone(stage, round_))
@@ -139,12 +154,21 @@ class SiteShell(Shell):
             case _:
                 raise RuntimeError(f"not an effect of a site: {type(effect).__name__}")
 
+    def _say(self, effect: SayHello | SayLeave | SayWantTarget) -> None:
+        match effect:
+            case SayHello(stage, round_, done):
+                self._control(Hello(self._boot, stage, round_, done))
+            case SayLeave(reason):
+                self._control(Leave(LeaveReason(reason)))
+            case SayWantTarget(stage, round_):
+                self._control(WantTarget(stage, round_))
+
     def _keep(self, message: object) -> None:
         match message:
             case RoundOpen():
                 self._boxes.clear()
-                self._store.forget(HELD)
-                self._store.forget(SUM)
+                for used in (HELD, SUM, "outgoing/*"):
+                    self._store.forget(used)
                 keep_model(self._store, message)
                 if message.prototypes:
                     self._store.write(SUM, message.prototypes)
@@ -160,6 +184,7 @@ class SiteShell(Shell):
         """Open the sealed banks; one that does not open is its sender's fault and is left out, with a note. So is a sum
         of prototypes that does not fit the study, which is the coordinator's."""
         self._round_starts(stage, round_)
+        self._keep_encoder(stage, round_)
         opened = []
         if self._store.has(SUM):
             try:
@@ -178,6 +203,18 @@ class SiteShell(Shell):
             opened.append(site)
         self._trainer.order(TrainOrder(stage, round_, tuple(opened)))
 
+    def _keep_encoder(self, stage: int, round_: int) -> None:
+        """With secure sums a site makes the first models of later stages itself: of the encoder that t sites say came
+        of pre-training, not of what the coordinator says."""
+        plan = schedule(self._study)[stage]
+        if self._sum is None or plan.kind is not StageKind.PRETRAIN or not 0 < round_ == plan.rounds:
+            return
+        model = self._store.read(MODEL)
+        if self._sum.result_of(stage) == model_digest(model):
+            self._store.write(ENCODER, pack_model(start_of(unpack_model(model), keeps_decoder(self._study))))
+        else:
+            self._refused(self._roster.coordinator, "a stage ends with the model that came of its last sum")
+
     def _open_bank(self, site: str, stage: int, round_: int) -> bytes:
         context = BoxContext(self._study.digest(), stage, round_, site)
         raw = open_box(self._boxes[site], context, identity=self._identity, me=self.name, roster=self._roster)
@@ -186,19 +223,21 @@ class SiteShell(Shell):
 
     def _release(self, stage: int, round_: int, targets: bool) -> None:
         context = self._context(stage, round_)
-        missing = owed(self._study, stage, round_, targets) - set(self._flows)
+        missing = made(self._study, stage, round_, targets) - set(self._flows)
         if missing:
             raise GateRefused(f"the trainer did not produce what the round owes: {', '.join(sorted(missing))}")
         leaving = offered(self._study, stage, round_, targets) & set(self._flows)
-        if Flow.TARGET in set(self._flows) - leaving and self._study.pretrain.distance == "r2":
+        secure = self._study.security.secagg
+        if not secure and Flow.TARGET in set(self._flows) - leaving and self._study.pretrain.distance == "r2":
             self._store.write(HELD, self._store.read(f"outgoing/{Flow.TARGET}.safetensors"))
         for flow in sorted(leaving):
             arrays = unpack_arrays(self._store.read(f"outgoing/{flow}.safetensors"))
             self._gate.release(Update(flow, arrays), context)
         self._control(RoundDone(stage, round_))
         self._transport.rekey()  # what comes next belongs to another round
-        for used in ("outgoing/*", "incoming/*.bank"):  # un-noised updates, and other hospitals' features in the clear
-            self._store.forget(used)
+        if not secure:  # un-noised updates; a secure sum takes them from there, and the next round forgets them
+            self._store.forget("outgoing/*")
+        self._store.forget("incoming/*.bank")  # other hospitals' features in the clear
 
     def _release_target(self, stage: int, round_: int) -> None:
         if any(flow == Flow.TARGET for flow, _ in self._store.queued(stage, round_)):

@@ -127,6 +127,10 @@ class Store:
     def has(self, name: str) -> bool:
         return (self.folder / name).is_file()
 
+    def names(self, pattern: str) -> list[str]:
+        """The files that match `pattern`, sorted."""
+        return sorted(path.relative_to(self.folder).as_posix() for path in self.folder.glob(pattern))
+
     def forget(self, pattern: str, *, keep: tuple[str, ...] = ()) -> None:
         """Delete the files that match `pattern` and none of the patterns in `keep`."""
         for path in self.folder.glob(pattern):

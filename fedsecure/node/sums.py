@@ -25,14 +25,19 @@ from keys.ratchet import Ratchet
 from keys.roster import Roster
 from protocols.codec import decode, encode
 from protocols.messages import Kind, Message, kind_of
-from protocols.secagg.ledger import Ledger
-from protocols.secagg.manifest import Floors
-from protocols.secagg.states import Masked
+from protocols.secagg.ledger import Ledger, Stage
+from protocols.secagg.manifest import Cohort, Floors
+from protocols.secagg.messages import SecAggOpen, SumResult
+from protocols.secagg.states import Answered, Informed, Masked, Opened
 
 _RATCHET: Final = "sums.ratchet"
 _CONTEXT: Final = b"masked"
-_STEPS: Final = ("advertise-keys", "share-keys", "masked-input", "consistency-check", "unmask-shares")
-_LAST: Final = _STEPS[-1]
+_STEPS: Final = (
+    "advertise-keys", "share-keys", "masked-input", "consistency-check", "unmask-shares", "result-agreement",
+)  # fmt: skip
+_OPENED: Final = "opened"
+_SAID: Final = "said"
+_LAST: Final = "unmask-shares"  # in which a secret is used
 _DIGEST: Final = 32
 _SIZE: Final = KEY_SIZE + 8 + 2 * _DIGEST
 
@@ -66,18 +71,25 @@ class Sums:
         elif raw is not None:
             raise SettingsError("the key beside the record of secure sums is missing: enrol this site anew")
 
-    def begin(self, ledger: Ledger) -> None:
-        """A sum was opened: the ratchet goes forward, and what was kept of the sum before is gone."""
-        empty = dict.fromkeys((f"sums-{step}" for step in _STEPS), b"")
+    def begin(self, ledger: Ledger, opened: SecAggOpen | None = None) -> None:
+        """A sum was opened: the ratchet goes forward, and what was kept of the sum before is gone. opened: what it was
+        opened by, without which a restart does not go on behind the site's last secret."""
+        empty = dict.fromkeys((f"sums-{step}" for step in (*_STEPS, _OPENED, _SAID)), b"")
+        if opened is not None:
+            empty[f"sums-{_OPENED}"] = _raw(opened)
         self._write(ledger, forward=True, **empty)
 
-    def keep(self, step: str, message: Message, ledger: Ledger, state: Masked | None = None) -> None:
+    def keep(
+        self, step: str, message: Message, ledger: Ledger, state: Masked | None = None, said: SumResult | None = None
+    ) -> None:
         """What is about to be sent in `step`, with the ledger that permits it. state: from masked-input on, until
-        unmask-shares is kept, which forgets it, key and all."""
+        unmask-shares is kept, which forgets it, key and all. said: what a result-agreement agrees to: no other result
+        is signed after a restart."""
         if step not in _STEPS:
             raise ValueError(f"a site answers {', '.join(_STEPS)}")
-        raw = bytes([list(Kind).index(kind_of(message))]) + encode(message)
-        values = {f"sums-{step}": raw}
+        values = {f"sums-{step}": _raw(message)}
+        if said is not None:
+            values[f"sums-{_SAID}"] = _raw(said)
         if state is not None:
             values["sums-state"] = self._witness().ratchet.seal(state.to_bytes(), _CONTEXT, os.urandom)
         self._write(ledger, forward=step == _LAST, **values)
@@ -87,8 +99,10 @@ class Sums:
         raw = self._store.get(f"sums-{step}")
         return decode(list(Kind)[raw[0]], raw[1:], "store") if raw else None
 
-    def restore(self, roster: Roster, me: str, floors: Floors) -> Masked | None:
+    def restore(self, roster: Roster, me: str, floors: Floors) -> Masked | Answered | Informed | None:
         """The state that a restart goes on from. None: the site is a dropout of whatever sum was running, for good."""
+        if (answered := self._answered(roster, me, floors)) is not None:
+            return answered
         sealed = self._store.get("sums-state")
         try:
             if sealed and not self.ledger.entries[-1].over:
@@ -98,6 +112,20 @@ class Sums:
         if self.ledger.entries:
             self.give_up()
         return None
+
+    def _answered(self, roster: Roster, me: str, floors: Floors) -> Answered | Informed | None:
+        """Behind the last secret: nothing is used up but the one result that is signed."""
+        entry = self.ledger.entries[-1] if self.ledger.entries else None
+        opened, said = self.kept(_OPENED), self.kept(_SAID)
+        if entry is None or entry.at is not Stage.ANSWERED or entry.over or not isinstance(opened, SecAggOpen):
+            return None
+        cohort = Cohort(opened.manifest)
+        answered = Answered(Opened(cohort, cohort.rank[me], roster, floors), entry.keyset, entry.survivor_ranks)
+        return Informed(answered, said.result) if isinstance(said, SumResult) else answered
+
+    def confirm(self, ledger: Ledger) -> None:
+        """What came of a sum is known: it is over."""
+        self._write(ledger, forward=True)
 
     def give_up(self) -> None:
         """The sum that is running was aborted. What it used stays used; its state is gone, key and all."""
@@ -136,6 +164,10 @@ class Sums:
 
     def _put(self, witness: _Witness) -> None:
         replace_private(self._path, witness.to_bytes())
+
+
+def _raw(message: Message) -> bytes:
+    return bytes([list(Kind).index(kind_of(message))]) + encode(message)
 
 
 def _digest(ledger: Ledger) -> bytes:

@@ -99,7 +99,7 @@ def build_site(
     )  # fmt: skip
     return SiteShell(
         site.name, study, identity, roster, store, gate, trainer, observe,
-        clock, transport=transport, boot=boot, start=os.urandom(START_SIZE), heard=heard,
+        clock, transport=transport, boot=boot, floors=site.sums, start=os.urandom(START_SIZE), heard=heard,
     )  # fmt: skip
 
 

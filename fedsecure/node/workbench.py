@@ -23,6 +23,7 @@ from fedsecure.config import Run, Site, Study, load
 from fedsecure.errors import SettingsError
 from fedsecure.files import write_atomic
 from fedsecure.learning import prototypes
+from fedsecure.learning.parts import start_of
 from fedsecure.packing import pack_arrays, pack_model, unpack_arrays, unpack_bank, unpack_model, unpack_vector
 from fedsecure.plan import Init, has_target, pretrains_alone, schedule, shared_flow
 from fedsecure.progress import Observe
@@ -33,6 +34,11 @@ TARGET: Final = "incoming/target.safetensors"
 SUM: Final = "incoming/prototypes.f32"
 ENCODER: Final = "models/encoder.safetensors"
 PRETRAINING: Final = 0  # the stage's number in every schedule
+
+
+def first_file(stage: int) -> str:
+    """Digest of the stage's first model, as a site makes it itself (SHA-256, 32 bytes)."""
+    return f"incoming/first-{stage}.sha256"
 
 
 class Workbench:
@@ -69,6 +75,7 @@ class Workbench:
             banks={name: self._bank(name) for name in sorted(banks)},
             state=self._state_before(stage, round_),
         )
+        self._note_first(stage, round_, job.model)
         result = run(job, self._site_cohort(site), site.device, observe)
         for update in result.updates:
             self._write(f"outgoing/{update.flow}.safetensors", pack_arrays(update.arrays))
@@ -77,6 +84,30 @@ class Workbench:
         if result.pictures:
             self._write(f"pictures/{stage}.safetensors", pack_arrays(result.pictures))
         return tuple(update.flow for update in result.updates)
+
+    def _note_first(self, stage: int, round_: int, model: Tensors) -> None:
+        """With secure sums: make the stage's first model, for the chain of models that starts with it.
+
+        The encoder in it is the site's own copy of what pre-training ended with, or what the study names by its digest.
+        Where there is neither, as at a site that came too late, nothing is noted: it takes part in no sum of the stage.
+        """
+        from fedsecure.learning.dispatch import initial_model
+
+        if not self._study.security.secagg or (self._folder / first_file(stage)).exists():
+            return
+        path, encoder = self._folder / ENCODER, None
+        if self._study.start == "encoder":
+            found = (start_of(model, decoder) for decoder in (False, True))
+            named = (part for part in found if hashlib.sha256(pack_model(part)).hexdigest() == self._study.encoder)
+            encoder = next(named, None)
+            if round_ or encoder is None:
+                return
+        elif path.is_file():
+            encoder = unpack_model(path.read_bytes())
+        elif schedule(self._study)[stage].init is Init.PRETRAINED and not pretrains_alone(self._study):
+            return
+        first = pack_model(initial_model(self._study, stage, encoder))
+        self._write(first_file(stage), hashlib.sha256(first).digest())
 
     def _site_cohort(self, site: Site) -> Cohort:
         if self._cohort is None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from fedsecure.config import Study
 from fedsecure.errors import SettingsError
-from fedsecure.plan import owed, schedule
+from fedsecure.plan import made, schedule
 from fedsecure.privacy import gdp
 from fedsecure.privacy.accountant import Spent, spent
 from fedsecure.privacy.calibrate import multiplier_for, share_sigma, signal_to_noise
@@ -136,7 +136,7 @@ def releases(study: Study, one_round: bool = False) -> Counter[str]:
     counts: Counter[str] = Counter()
     for number, stage in enumerate(schedule(study)):
         for round_ in range(stage.rounds):
-            counts.update(str(flow) for flow in sorted(owed(study, number, round_, targets=True)))
+            counts.update(str(flow) for flow in sorted(made(study, number, round_, targets=True)))
             if one_round:
                 return counts
         if study.release_metrics:
@@ -159,7 +159,7 @@ def _refuse_a_draw_for_several(study: Study) -> None:
         return
     for number, stage in enumerate(schedule(study)):
         for round_ in range(stage.rounds):
-            flows = sorted(owed(study, number, round_, targets=True))
+            flows = sorted(made(study, number, round_, targets=True))
             if len(flows) > 1:
                 raise SettingsError(
                     f"sampling = {study.privacy.sampling:g}, and {' and '.join(flows)} leave in one round, of the same "

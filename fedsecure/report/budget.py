@@ -41,7 +41,7 @@ class BudgetReport:
     adjacency: str
     design_target: float | None
     accounted: float  # against whoever sees sums over sites alone
-    against_coordinator: float  # who reads each site's release, as there is no secure aggregation
+    against_coordinator: float  # who reads each site's release, as if there were no secure aggregation
     audited_lower_bound: float | None  # None: no audit of this run
     delta: float
     meaning: gdp.Meaning  # of the coordinator's epsilon
@@ -100,7 +100,10 @@ def read(run: Path) -> BudgetReport:
         sampling="none is claimed" if study.privacy.sampling == 1 else f"Poisson, rate {study.privacy.sampling:g}",
         clipping=_clipping(study),
         share_clipped=None,
-        secure_aggregation="not in this version: the coordinator reads each site's release",
+        secure_aggregation="of updates: the coordinator reads their sum over the sites that stayed in a round, and "
+        "each site's other releases"
+        if study.security.secagg
+        else "off in this study: the coordinator reads each site's release",
         tuning="not recorded: earlier runs on the same patients cost them too, and so did the doctor's comparison of "
         "label map, modality and spacing range, which has no noise; neither is counted here",
         utility="Dice with and without is in the run's own report; a run without privacy has nothing to compare",

@@ -21,8 +21,8 @@ _WRAP: Final = 80  # its key, wrapped for one reader
 FORMS: Final[Mapping[str, str]] = {
     "vectors": "one vector a slice with its partition, sealed from site to site, as in the paper",
     "prototypes": "sums over each site's patients for every part of the volume, sealed from site to site",
-    "secagg-prototypes": "the sum over all sites' patients for every part of the volume; in this version the "
-    "coordinator adds it up and sees each site's part",
+    "secagg-prototypes": "the sum over all sites' patients for every part of the volume; without secure "
+    "aggregation the coordinator adds it up and sees each site's part",
     "none": "no form of it: sites shared model updates alone",
 }
 

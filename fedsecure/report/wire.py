@@ -57,6 +57,10 @@ _RELEASES: Final[Mapping[str, Words]] = {
         "the coordinator",
     ),
 }
+_MASKED: Final = Words(
+    "a site's updates of a round as one vector of integers under masks",
+    "nobody as it is; the coordinator, which opens the sum over all sites",
+)
 _RELAYED: Final = Words(
     "what one site shared of its features in the round before, sealed by that site",
     "the site it is sent to; not the coordinator",
@@ -90,6 +94,8 @@ class KindTotal:
 
     @property
     def words(self) -> Words:
+        if self.kind == "release" and self.flow.startswith("masked "):
+            return _MASKED
         if self.kind == "release" and self.flow in _RELEASES:
             return _RELEASES[self.flow]
         published = {"BankRelay": _RELAYED, "target": _CORRECTION}

@@ -73,6 +73,11 @@ class Entry(Wire, frozen=True):
         """Whether the sum of the updates to this model may be open."""
         return self.at >= (Stage.SIGNED if self.binds_when_signed else Stage.ANSWERED)
 
+    @property
+    def survivor_ranks(self) -> frozenset[int]:
+        """Whose sum was signed; none before."""
+        return _ranks(self.told)
+
     def overlaps(self, other: Entry) -> bool:
         """Whether both sum updates to the same model."""
         return self.model == other.model and bool(set(self.flows) & set(other.flows))
