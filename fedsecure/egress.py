@@ -221,9 +221,9 @@ class Gate:
         except GateRefused as refusal:
             self._observe(Refused(stage=context.stage, round=context.round, rule=str(refusal), peer="gate"))
             raise
-        record.keep("masked-input", message, ledger, masked)
         row = self._row(Kind.RELEASE, _joined(manifest.flows), NON_PRIVATE, context.stage, context.round, frame)
-        self._journal.log(row)
+        self._journal.log(row)  # first: who is killed in between is charged for what did not leave, never the reverse
+        record.keep("masked-input", message, ledger, masked)
         self._hand_over(row, frame)
         self._observe(Measured(stage=context.stage, round=context.round, metric="clipped_by", value=factor))
         return masked

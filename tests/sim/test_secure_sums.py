@@ -13,7 +13,7 @@ import pytest
 from msgspec import structs
 
 from fedsecure.config import Study, parse_study
-from fedsecure.egress import Gate
+from fedsecure.egress import NON_PRIVATE, REPEAT, Gate
 from fedsecure.errors import GateRefused
 from fedsecure.learning.fedavg import average
 from fedsecure.node.averaging import Averaging
@@ -256,6 +256,33 @@ def test_a_site_that_is_killed_goes_on_from_what_it_sent_or_is_a_dropout(
     assert not arena.refused
     masked = STEPS.index(kind) >= STEPS.index(RelayShares)
     assert_exact(watcher, everybody(arena) if masked else everybody(arena) - {"site-3"})
+
+
+class Killed(BaseException):
+    """What stops a shell between two writes, as kill -9 does."""
+
+
+def test_a_vector_on_disk_is_on_record_whenever_its_site_is_killed(arena: Arena, watcher: Watcher) -> None:
+    shell: Any = arena.shells["site-3"]
+    keep = shell._sum._sums.keep
+
+    def killed_behind(step: str, *rest: Any) -> None:
+        keep(step, *rest)
+        if step == "masked-input":
+            raise Killed
+
+    shell._sum._sums.keep = killed_behind
+    with pytest.raises(Killed):
+        arena.finish()
+    arena.end("site-3")
+    arena.start("site-3")
+    arena.finish()
+    again: Any = arena.shells["site-3"]
+    first, *others = [row for row in again._store.sent() if row.kind == "release"]
+    assert first.event == NON_PRIVATE
+    assert {row.event for row in others} <= {REPEAT}
+    assert again._store.released_bytes() == first.size
+    assert_exact(watcher, everybody(arena))
 
 
 @pytest.mark.slow
