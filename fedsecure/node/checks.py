@@ -17,6 +17,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
+import numpy as np
+
 from fedsecure.agreement import Category
 from fedsecure.config import Site, Study
 from fedsecure.errors import DataError
@@ -102,7 +104,7 @@ def categories(site: Site, modality: str | None, cohort: Cohort) -> Mapping[Cate
 
     named = open_source(site.source).structures
     seen = sorted({int(value) for subject in cohort.train for volume in subject.volumes
-                   if volume.label is not None for value in set(volume.label.flat)})  # fmt: skip
+                   if volume.label is not None for value in np.unique(volume.label)})  # fmt: skip
     return {
         Category.LABELS: json.dumps([named, seen]) if seen else UNSAID,
         Category.MODALITY: modality or UNSAID,

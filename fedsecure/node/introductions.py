@@ -160,8 +160,9 @@ class Introductions:
 
     def _rule(self, verdict: Verdict, greeting: Greeting) -> str:
         if verdict is Verdict.STUDY:
-            names = differing(self._study, greeting.parts)
-            return f"nodes of one study hold one study file: it differs in {', '.join(names)}"
+            if names := differing(self._study, greeting.parts):
+                return f"nodes of one study hold one study file: it differs in {', '.join(names)}"
+            return "nodes of one study hold one study file: its digest is of another, and no setting it names is"
         return _RULES[verdict]
 
     def _heed(self, peer: str, greeting: Greeting) -> None:

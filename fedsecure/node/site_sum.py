@@ -21,7 +21,7 @@ from fedsecure.node.sum_terms import Ground, floors_of
 from fedsecure.node.sums import Sums
 from fedsecure.node.workbench import SUM, first_file
 from fedsecure.packing import unpack_arrays
-from fedsecure.plan import summed
+from fedsecure.plan import schedule, summed
 from fedsecure.types import Flow, Update
 from keys.identity import Identity
 from keys.roster import Roster
@@ -66,7 +66,7 @@ class SiteSum:
         self._name, self._study, self._identity, self._store, self._gate = name, study, identity, store, gate
         self._settings, self._context, self._refuse = floors, context, refuse
         self._sums = Sums(store)
-        self._missed: list[_Missed] = []
+        self._missed: dict[tuple[int, int, bool], _Missed] = {}  # stage, round, whether of weights: as many as rounds
         self._opened: SecAggOpen | None = None  # the last one that came, and what was said of its sum
         self._said: SumResult | None = None
         self.follow(roster)
@@ -203,16 +203,21 @@ class SiteSum:
         """Noted only: the first model of the stage, with which the chain begins, may not have been made here yet."""
         if self._opened is None or self._said is None or self._said.keyset != agreed.keyset:
             return
-        digest = manifest_digest(self._opened.manifest)
-        if not any(entry.manifest == digest and entry.result for entry in self._sums.ledger.entries):
-            self._missed.append(_Missed(self._opened, self._said, agreed))
+        manifest, stages = self._opened.manifest, schedule(self._study)
+        if not (manifest.stage < len(stages) and manifest.round < stages[manifest.stage].rounds):
+            raise UnexpectedMessage(self._roster.coordinator, "a sum is of a round of the study that averages")
+        if not self._has_result(manifest_digest(manifest)):
+            weights = any(part.flow == Flow.WEIGHTS for part in manifest.flows)
+            self._missed[manifest.stage, manifest.round, weights] = _Missed(self._opened, self._said, agreed)
+
+    def _has_result(self, digest: bytes) -> bool:
+        return any(entry.manifest == digest and entry.result for entry in self._sums.ledger.entries)
 
     def _catch_up(self) -> None:
-        missed, self._missed = self._missed, []
-        for one in missed:
+        missed, self._missed = self._missed, {}
+        for one in missed.values():
             manifest = one.opened.manifest
-            digest = manifest_digest(manifest)
-            if any(entry.manifest == digest and entry.result for entry in self._sums.ledger.entries):
+            if self._has_result(manifest_digest(manifest)):
                 continue
             expected = sum_terms.vouched(self._study, manifest, self._first(manifest.stage))
             ledger = client.catch_up(

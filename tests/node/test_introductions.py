@@ -150,6 +150,17 @@ def test_another_study_stops_the_site_and_says_what_differs(world: World) -> Non
     assert not hub.it.welcome("north")
 
 
+def test_a_digest_that_no_setting_explains_is_said_to_be_that(world: World) -> None:
+    north, hub = world.start("north"), world.start("hub")
+    north.it.tick(0.0)
+    greeting = GREETINGS.open(north.out.pop(), peer="north", me="hub", public=north.identity.public)
+    forged = msgspec.structs.replace(greeting, study=bytes(32))
+    hub.it.receive("north", GREETINGS.write(forged, north.identity))
+    assert hub.refused == [
+        "north: nodes of one study hold one study file: its digest is of another, and no setting it names is"
+    ]
+
+
 def test_another_version_is_refused_on_both_sides(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     north, hub = world.start("north"), world.start("hub")
     said = iter(["0.2.0"])  # what the site's greeting is made with; everybody else is what is installed

@@ -285,6 +285,34 @@ def test_a_vector_on_disk_is_on_record_whenever_its_site_is_killed(arena: Arena,
     assert_exact(watcher, everybody(arena))
 
 
+def test_results_of_sums_that_never_were_take_no_room(arena: Arena) -> None:
+    """A coordinator may tell a site of any number of sums that it was no part of; they wait unchecked."""
+    heard: dict[type, Any] = {}
+
+    def note(message: Any) -> Any:
+        heard[type(message)] = message
+        return message
+
+    hearing(arena, "site-3", note)
+    arena.finish()
+    sums: Any = arena.shells["site-3"]._sum  # type: ignore[attr-defined]
+
+    def tell(**place: int) -> None:
+        manifest = structs.replace(heard[SecAggOpen].manifest, **place)
+        sums.hear(structs.replace(heard[SecAggOpen], manifest=manifest), False)
+        for kind in (SumResult, AgreedResult):
+            sums.hear(structs.replace(heard[kind], keyset=bytes(32)), False)
+
+    for attempt in range(1, 50):
+        tell(attempt=attempt)
+    assert len(sums._missed) == 1
+    refused = len(arena.refused)
+    for round_ in range(1, 50):
+        tell(round=round_)
+    assert len(sums._missed) == 1
+    assert len(arena.refused) > refused
+
+
 @pytest.mark.slow
 def test_a_veto_takes_a_vector_out_while_nobody_can_have_unmasked_it(arena: Arena, watcher: Watcher) -> None:
     coordinator: Any = arena.shells[COORDINATOR]
