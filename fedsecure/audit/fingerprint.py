@@ -117,10 +117,13 @@ class Index:
     def matches(self, values: Array) -> Positions:
         """Where in a sequence windows begin that are in the index."""
         keys, positions = keys_of(values, self.threshold)
+        order = np.argsort(keys)  # rising keys are looked up along the index, others all over it: twice the time
+        keys, positions = keys[order], positions[order]
         low = np.searchsorted(self.keys, keys, "left")
+        some = low < len(self.keys)
+        some[some] = self.keys[low[some]] == keys[some]
+        keys, low, positions = keys[some], low[some], positions[some]
         counts = np.minimum(np.searchsorted(self.keys, keys, "right") - low, _PER_KEY)
-        some = counts > 0
-        low, counts, positions = low[some], counts[some], positions[some]
         found = [
             self._alike(values, positions[rows], low[rows], counts[rows])
             for rows in np.array_split(np.arange(len(positions)), 1 + int(counts.sum()) // _AT_A_TIME)
