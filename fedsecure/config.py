@@ -349,7 +349,7 @@ class SumFloors(_Frozen):
     """Below these a site takes part in no secure sum, whatever the study says."""
 
     sites: Annotated[int, Field(ge=5)] = 5  # with 5, one of which drops out, no survivor reads another; with 3 it does
-    known: Annotated[int, Field(ge=1)] = 1  # sites of its roster, itself not counted, among those of a sum
+    known: Annotated[int, Field(ge=1)] = 1  # sites whose keys its operator verified, itself not counted
     corrupted: Annotated[int, Field(ge=1)] = 1  # sites that may work together with the coordinator
     attempts: Annotated[int, Field(ge=1)] = 3  # sums begun for one round
     sums: Annotated[int, Field(ge=1)] = 1000  # sums opened in a study

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -65,8 +66,9 @@ class SiteShell(Shell):
     """A site. Its only peer is the coordinator; other sites reach it as boxes that only it can open."""
 
     def __init__(
-        self, *parts: Any, transport: ClientTransport, boot: int, floors: SumFloors = DEFAULT_FLOORS, **named: Any
-    ) -> None:
+        self, *parts: Any, transport: ClientTransport, boot: int, verified: Callable[[], frozenset[str]],
+        floors: SumFloors = DEFAULT_FLOORS, **named: Any,
+    ) -> None:  # fmt: skip
         super().__init__(*parts, boot=boot, **named)
         self._transport = transport
         self._boot = boot
@@ -81,8 +83,8 @@ class SiteShell(Shell):
         self._sum: SiteSum | None = None
         if self._study.security.secagg:
             self._sum = SiteSum(
-                self.name, self._study, self._identity, self._roster, self._store, self._gate, floors, self._context,
-                self._refused,
+                self.name, self._study, self._identity, self._roster, self._store, self._gate, floors, verified,
+                self._context, self._refused,
             )  # fmt: skip
 
     def follow(self, roster: Roster) -> None:

@@ -60,11 +60,13 @@ class SiteSum:
 
     def __init__(
         self, name: str, study: Study, identity: Identity, roster: Roster, store: Store, gate: Gate,
-        floors: SumFloors, context: Callable[[int, int], RoundContext], refuse: Callable[[str, str], None],
+        floors: SumFloors, verified: Callable[[], frozenset[str]], context: Callable[[int, int], RoundContext],
+        refuse: Callable[[str, str], None],
     ) -> None:  # fmt: skip
-        """refuse(peer, rule) is the log's. Raises SettingsError, ValueError if what is on disk does not hold."""
+        """verified(): members whose keys this site's operator has verified. refuse(peer, rule) is the log's. Raises
+        SettingsError, ValueError if what is on disk does not hold, or fewer were verified than `floors` asks for."""
         self._name, self._study, self._identity, self._store, self._gate = name, study, identity, store, gate
-        self._settings, self._context, self._refuse = floors, context, refuse
+        self._settings, self._verified, self._context, self._refuse = floors, verified, context, refuse
         self._sums = Sums(store)
         self._missed: dict[tuple[int, int, bool], _Missed] = {}  # stage, round, whether of weights: as many as rounds
         self._opened: SecAggOpen | None = None  # the last one that came, and what was said of its sum
@@ -74,7 +76,7 @@ class SiteSum:
 
     def follow(self, roster: Roster) -> None:
         self._roster = roster
-        self._floors = floors_of(self._settings, roster)
+        self._floors = floors_of(self._settings, self._verified() - {roster.coordinator})
 
     def result_of(self, stage: int) -> bytes:
         """The model that came of the stage's last sum, by its digest; empty if this site knows none."""

@@ -11,12 +11,12 @@ from typing import Final, NamedTuple
 import msgspec
 
 from fedsecure.config import Study, SumFloors
+from fedsecure.errors import SettingsError
 from fedsecure.greeting import software
 from fedsecure.learning import prototypes
 from fedsecure.privacy.summing import grid_of
 from fedsecure.types import Flow, Schema, schema_size
 from keys.encoding import prefixed
-from keys.roster import Roster
 from protocols.secagg.graph import commitment, degree
 from protocols.secagg.manifest import Expected, Floors, assumed_corrupted, least_threshold
 from protocols.secagg.messages import CohortMember, FlowPart, Input, Manifest
@@ -89,10 +89,16 @@ def manifest(of: Expected, attempt: int, opening: bytes) -> Manifest:
     )  # fmt: skip
 
 
-def floors_of(settings: SumFloors, roster: Roster) -> Floors:
-    """A site's own. Whom its roster names, its operator has verified (keys/SPEC.md)."""
+def floors_of(settings: SumFloors, verified: frozenset[str]) -> Floors:
+    """A site's own. verified: whose keys its operator has verified; a roster may name others, who count for nothing
+    here. Raises SettingsError if these are fewer than the settings ask for."""
+    if len(verified) < settings.known:
+        raise SettingsError(
+            f"sums.known asks for {settings.known} sites whose keys this site verified, and it verified "
+            f"{len(verified)}: verify more of them (fedsecure roster verify), or ask for fewer"
+        )
     return Floors(
-        known=frozenset(roster.sites), least_known=settings.known, sites=settings.sites, corrupted=settings.corrupted,
+        known=verified, least_known=settings.known, sites=settings.sites, corrupted=settings.corrupted,
         attempts=settings.attempts, sums=settings.sums,
     )  # fmt: skip
 

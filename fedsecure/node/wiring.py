@@ -24,7 +24,7 @@ from fedsecure.node.coordinator_shell import CoordinatorShell
 from fedsecure.node.events import Stop
 from fedsecure.node.health import Health
 from fedsecure.node.log import Level, Log
-from fedsecure.node.membership import Own, open_own
+from fedsecure.node.membership import Own, load_trust, open_own
 from fedsecure.node.roster_watch import RosterWatch
 from fedsecure.node.shell import Shell, run
 from fedsecure.node.site_shell import SiteShell
@@ -99,7 +99,8 @@ def build_site(
     )  # fmt: skip
     return SiteShell(
         site.name, study, identity, roster, store, gate, trainer, observe,
-        clock, transport=transport, boot=boot, floors=site.sums, start=os.urandom(START_SIZE), heard=heard,
+        clock, transport=transport, boot=boot, verified=lambda: frozenset(load_trust(folder).pins), floors=site.sums,
+        start=os.urandom(START_SIZE), heard=heard,
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,16 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from fedsecure.config import Study, parse_study
+from fedsecure.config import Study, SumFloors, parse_study
 from fedsecure.egress import NON_PRIVATE, REPEAT, Gate
-from fedsecure.errors import GateRefused
+from fedsecure.errors import GateRefused, SettingsError
 from fedsecure.learning.fedavg import average
 from fedsecure.node.averaging import Averaging
 from fedsecure.node.coordinator import step
 from fedsecure.node.coordinator_shell import CoordinatorShell
 from fedsecure.node.events import FrameIn, Refuse, SumStep
+from fedsecure.node.membership import load_trust, save_trust
+from fedsecure.node.sum_terms import floors_of
 from fedsecure.node.wiring import COORDINATOR
 from fedsecure.privacy.summing import grid_of
 from fedsecure.progress import Progress, Refused, Sent
@@ -256,6 +259,24 @@ def test_a_site_that_is_killed_goes_on_from_what_it_sent_or_is_a_dropout(
     assert not arena.refused
     masked = STEPS.index(kind) >= STEPS.index(RelayShares)
     assert_exact(watcher, everybody(arena) if masked else everybody(arena) - {"site-3"})
+
+
+def test_a_site_sums_with_nobody_whose_keys_its_operator_did_not_verify(lay_out: LayOut, watcher: Watcher) -> None:
+    """A roster of puppets: whom it names besides counts for nothing."""
+    arena = Arena(*lay_out(**SHORT))
+    folder = arena.folders["site-3"]
+    trust = load_trust(folder)
+    save_trust(folder, replace(trust, pins={name: trust.pins[name] for name in ("site-3", COORDINATOR)}))
+    arena.start(*arena.folders)
+    arena.finish()
+    assert_exact(watcher, everybody(arena) - {"site-3"})
+    assert any(name == "site-3" and "verified" in event.rule for name, event in arena.refused)
+    arena.close()
+
+
+def test_a_site_that_verified_too_few_for_its_own_floor_does_not_start() -> None:
+    with pytest.raises(SettingsError, match=r"sums.known asks for 3 sites .* it verified 2"):
+        floors_of(SumFloors(known=3), frozenset({"north", "south"}))
 
 
 class Killed(BaseException):
