@@ -41,6 +41,7 @@ TINY: Final[dict[str, Any]] = {
     "pretrain": {"rounds": 2, "local_steps": 2, "batch": 8, "bank": 32, "negatives": 16},
     "finetune": {"labelled": [1], "modes": ["federated"], "steps": 4, "rounds": 2, "batch": 2},
     "baseline": False,
+    "security": {"secagg": False},  # two sites
 }
 WORLD: Final = World(source=None, sites=2, scheme="random", phantom_patients=3, phantom_size=48)
 LOOK_EVERY_S: Final = 0.02

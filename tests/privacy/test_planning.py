@@ -5,7 +5,15 @@ import math
 import numpy as np
 import pytest
 
-from fedsecure.config import FinetuneSettings, Member, PretrainSettings, PrivacySettings, Study, parse_study
+from fedsecure.config import (
+    FinetuneSettings,
+    Member,
+    PretrainSettings,
+    PrivacySettings,
+    SecuritySettings,
+    Study,
+    parse_study,
+)
 from fedsecure.errors import SettingsError
 from fedsecure.plan import require_no_noise
 from fedsecure.privacy.accountant import spent
@@ -23,6 +31,7 @@ def study(sites: int = 10, framework: str = "fclopt", weight: int = 20, **privac
         finetune=FinetuneSettings(modes=("local",)),
         pretrain=PretrainSettings(exchange="none"),
         privacy=PrivacySettings(**asked),
+        security=SecuritySettings(secagg=False),
     )
 
 
