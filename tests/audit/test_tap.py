@@ -137,7 +137,8 @@ def test_low_bits_of_honest_weights_are_not_taken_for_a_packed_volume(
 
 def test_values_that_go_up_and_down_are_no_picture() -> None:
     """Biases of normalisation had all gone down by one step of AdamW in a real run, and are two levels in turn when
-    they are read as 16-bit halves. So are the slices of an interleaved acquisition, every other one of them brighter."""
+    they are read as 16-bit halves. So are the slices of an interleaved acquisition, every other one of them brighter.
+    """
     rng = np.random.default_rng(3)
     interleaved = rng.normal(100, 1, (60, 48, 48)).astype(np.float32)
     interleaved[::2] *= 1.5
