@@ -17,8 +17,18 @@ from fedsecure.node.wiring import COORDINATOR
 from fedsecure.packing import pack_model, unpack_model
 from fedsecure.plan import frame_limit, has_target, opens_with_sum, schedule
 from protocols.codec import decode, encode
-from protocols.messages import BankRef, CloseReason, Kind, RoundDone, RoundOpen, StudyClosed, TargetRef, model_digest
-from sim.adversary import Abuse, Insider
+from protocols.messages import (
+    AskTargets,
+    BankRef,
+    CloseReason,
+    Kind,
+    RoundDone,
+    RoundOpen,
+    StudyClosed,
+    TargetRef,
+    model_digest,
+)
+from sim.adversary import FLOOD, Abuse, Insider
 
 _CLOSED: Final = StudyClosed(CloseReason.ABORTED)
 
@@ -79,6 +89,12 @@ def _other_model(me: Insider) -> bytes:
     return me.frame(last, body=body)
 
 
+def _asking(me: Insider) -> list[bytes]:
+    """For the target networks that the last round ended with."""
+    last = openings(me.line.sent)[-1]
+    return [me.frame(AskTargets(last.stage, last.round)) for _ in range(FLOOD)]
+
+
 AT_A_SITE: Final[dict[str, Abuse]] = {
     "an older model": lambda me, _: me.frame(openings(me.line.sent)[0]),
     "a model of another shape": lambda me, _: me.frame(_bent(me, 0.0, more=1)),
@@ -88,6 +104,8 @@ AT_A_SITE: Final[dict[str, Abuse]] = {
     "a model that was not announced": lambda me, _: _other_model(me),
     "another study's frame": lambda me, _: me.frame(_CLOSED, study=bytes(32)),
     "another study file": lambda me, _: me.greeting(study=bytes(32)),
+    "the last round, over and over": lambda me, _: [me.frame(openings(me.line.sent)[-1]) for _ in range(FLOOD)],
+    "target networks asked for, over and over": lambda me, _: _asking(me),
     "a round outside of the schedule": lambda me, _: me.frame(_opening(me, stage=len(schedule(me.study)))),
     "a bank of a site that is none": lambda me, _: me.frame(_opening(me, banks=(BankRef("puppet", bytes(32)),))),
     "another target network's round": lambda me, _: me.frame(_opening(me, target=_other_target(me))),

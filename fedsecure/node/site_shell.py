@@ -85,7 +85,7 @@ class SiteShell(Shell):
         if self._study.security.secagg:
             self._sum = SiteSum(
                 self.name, self._study, self._identity, self._roster, self._store, self._gate, floors, verified,
-                self._context, self._refused,
+                self._context, self._refused, self._clock,
             )  # fmt: skip
 
     def follow(self, roster: Roster) -> None:
