@@ -90,6 +90,7 @@ class PretrainSettings(_Frozen):
     batch: Annotated[int, Field(ge=2)] = 16  # slices; two views of each
     # "stratified": every partition of batch/S patients, so that each slice has same-partition positives of others
     batches: Literal["stratified", "uniform"] = "stratified"
+    views: Literal["mild", "strong"] = "mild"  # how far a view is changed: learning/transforms.py's VIEW or LABELLED
     # AdamW, cosine over all rounds. At 3e-3 FCL learnt as much, and FCLOpt fell to one direction under some seeds.
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
@@ -206,6 +207,8 @@ class FinetuneSettings(_Frozen):
     rounds: Annotated[int, Field(ge=1)] = 10  # federated only
     batch: Annotated[int, Field(ge=1)] = 8
     learning_rate: Annotated[float, Field(gt=0)] = 5e-3  # AdamW, one cycle, 10 % warm-up; 1e-2 was worse (.56 at N=1)
+    # Share of it for what was pre-trained, encoder and a kept decoder's levels; a random start has nothing of the kind.
+    pretrained_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     consistency: ConsistencySettings = ConsistencySettings()
 

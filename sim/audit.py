@@ -111,6 +111,8 @@ def _insider(run: Path, world: World, study: Study, cache: Path, expected: tuple
     own = open_own(arena.folders[last])
     arena.shells[COORDINATOR].pump(0.0)  # what the honest half has sent, before what the other half sends
     rows = list(on_the_wire(arena, Insider(arena, last, own.identity, _tap(arena.ends[last]))))
+    arena.end(COORDINATOR)  # started again it has forgotten how often the insider claimed to have started
+    arena.start(COORDINATOR)
     return [*rows, _ended(arena, run, expected)]
 
 

@@ -106,6 +106,7 @@ OTHER: dict[str, Any] = {
     "pretrain.batches": "uniform", "pretrain.momentum_start": "reset", "pretrain.denominator": "literal",
     "pretrain.exchange": "none", "pretrain.target": "copy", "pretrain.distance": "r2", "mae.patch": 16,
     "pretrain.draw": "stratified", "pretrain.remote_only": True, "pretrain.loss": "separable",
+    "pretrain.views": "strong",
     "pretrain.local_negatives": "bank", "pretrain.positives": "view", "finetune.labelled": [3],
     "finetune.modes": ["local"], "data.fold": [0, 5], "data.split_seed": 5, "data.judged": "validation",
     "start": "random", "encoder": "1" * 64,

@@ -421,4 +421,4 @@ def test_in_any_history_a_round_is_averaged_only_over_sites_that_sent_what_they_
 def test_a_closed_study_stays_closed(history: list[Event]) -> None:
     state, effects = after(finished_study(), *history)
     assert state.phase is Phase.CLOSED
-    assert all(isinstance(effect, CloseStudy | Stop) for effect in effects)
+    assert all(isinstance(effect, CloseStudy | Stop | Refuse) for effect in effects)
