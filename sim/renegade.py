@@ -6,13 +6,18 @@ site could see, and is not here.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
+import safetensors.numpy
 
 from fedsecure.greeting import GREETINGS, Verdict
+from fedsecure.learning.shapes import model_schema
 from fedsecure.node.wiring import COORDINATOR
-from fedsecure.plan import frame_limit, has_target, schedule
+from fedsecure.packing import pack_model, unpack_model
+from fedsecure.plan import frame_limit, has_target, opens_with_sum, schedule
 from protocols.codec import decode, encode
-from protocols.messages import BankRef, CloseReason, Kind, RoundDone, RoundOpen, StudyClosed, TargetRef
+from protocols.messages import BankRef, CloseReason, Kind, RoundDone, RoundOpen, StudyClosed, TargetRef, model_digest
 from sim.adversary import Abuse, Insider
 
 _CLOSED: Final = StudyClosed(CloseReason.ABORTED)
@@ -33,16 +38,38 @@ def _body(frame: bytes) -> bytes:
 
 
 def _opening(me: Insider, **changes: object) -> RoundOpen:
-    """A round that is still to come, as it opened the last one but for these fields."""
-    last = openings(me.line.sent)[-1]
-    to_come = {"stage": len(schedule(me.study)) - 1, "round": 0}
-    return RoundOpen(**{name: getattr(last, name) for name in last.__struct_fields__} | to_come | changes)
+    """The round after the last one that was opened, well formed but for these fields. Its model is all zeros."""
+    last, stages = openings(me.line.sent)[-1], schedule(me.study)
+    ends = last.round == stages[last.stage].rounds
+    stage, round_ = (last.stage + 1, 0) if ends else (last.stage, last.round + 1)
+    fields: dict[str, Any] = {
+        "stage": stage,
+        "round": round_,
+        "banks": (),
+        "target": last.target if has_target(me.study, stage, round_) else (),
+        "prototypes": last.prototypes if opens_with_sum(me.study, stage, round_) else b"",
+        "model": _model(me, stage),
+    } | changes
+    return RoundOpen(model_digest=model_digest(fields["model"]), **fields)
+
+
+def _model(me: Insider, stage: int) -> bytes:
+    return pack_model({spec.name: np.zeros(spec.shape, np.float32) for spec in model_schema(me.study, stage)})
+
+
+def _bent(me: Insider, value: float, dtype: type = np.float32, more: int = 0) -> RoundOpen:
+    """The next round with a model whose last tensor holds `value`, has another dtype, or `more` values than it had."""
+    honest = _opening(me)
+    tensors = dict(unpack_model(honest.model))
+    name, last = list(tensors.items())[-1]
+    size = last.size + more
+    tensors[name] = np.full(size if more else last.shape, value, dtype)
+    return _opening(me, model=safetensors.numpy.save(tensors))
 
 
 def _other_target(me: Insider) -> tuple[TargetRef, ...]:
     """A target network where the study has none, and none where it has one."""
-    expected = has_target(me.study, len(schedule(me.study)) - 1, 0)
-    return () if expected else (TargetRef(bytes(32), follows=False, asked=False),)
+    return () if _opening(me).target else (TargetRef(bytes(32), follows=False, asked=False),)
 
 
 def _other_model(me: Insider) -> bytes:
@@ -54,6 +81,10 @@ def _other_model(me: Insider) -> bytes:
 
 AT_A_SITE: Final[dict[str, Abuse]] = {
     "an older model": lambda me, _: me.frame(openings(me.line.sent)[0]),
+    "a model of another shape": lambda me, _: me.frame(_bent(me, 0.0, more=1)),
+    "a model of other numbers": lambda me, _: me.frame(_bent(me, 0.0, np.float64)),
+    "a model that is not finite": lambda me, _: me.frame(_bent(me, float("nan"))),
+    "a model that is none": lambda me, _: me.frame(_opening(me, model=b"x" * 100)),
     "a model that was not announced": lambda me, _: _other_model(me),
     "another study's frame": lambda me, _: me.frame(_CLOSED, study=bytes(32)),
     "another study file": lambda me, _: me.greeting(study=bytes(32)),

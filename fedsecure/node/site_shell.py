@@ -30,6 +30,7 @@ from fedsecure.node.events import (
     Train,
     TrainDone,
 )
+from fedsecure.node.received import require_fitting
 from fedsecure.node.shell import Shell
 from fedsecure.node.site import NEVER, Phase, SiteState, step
 from fedsecure.node.site_sum import SiteSum
@@ -104,7 +105,10 @@ class SiteShell(Shell):
         return self._transport
 
     def _admit(self, opened: Opened) -> None:
-        """Nothing more: a relayed box is checked when it is opened, and only against its announcement before."""
+        """A model that is none of the study's comes no further. A relayed box is checked when it is opened, and only
+        against its announcement before."""
+        if isinstance(opened.message, RoundOpen | TargetModel):
+            require_fitting(self._study, opened.sender, opened.message)
 
     def _step(self, event: Event) -> tuple[Effect, ...]:
         self._state, effects = step(self._study, self._roster.coordinator, self._state, event)
