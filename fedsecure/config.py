@@ -212,6 +212,13 @@ class FinetuneSettings(_Frozen):
     consistency: ConsistencySettings = ConsistencySettings()
 
 
+class SparseSettings(_Frozen):
+    """Seeded-sparse updates, of every training round of a study: learning/sparse.py."""
+
+    # Rounds in which all of a model is sent once, the same random 1/period of it by every site; 1: all of it in each
+    period: Annotated[int, Field(ge=1, le=1000)] = 1
+
+
 class PrivacySettings(_Frozen):
     """Differential privacy for the patient. Off by default: epsilon is infinite then, and every report says so.
 
@@ -293,6 +300,7 @@ class Study(_Frozen):
     model: ModelSettings = ModelSettings()
     pretrain: PretrainSettings = PretrainSettings()
     finetune: FinetuneSettings = FinetuneSettings()
+    sparse: SparseSettings = SparseSettings()
     privacy: PrivacySettings = PrivacySettings()
     security: SecuritySettings = SecuritySettings()
     # Of the framework of the same name alone; refused in a study of any other
@@ -320,6 +328,12 @@ class Study(_Frozen):
             raise ValueError("finetune.labelled: a number stands twice")
         if (self.start == "encoder") != (self.encoder is not None):
             raise ValueError('encoder: the digest of the start, given with start = "encoder" and with no other')
+        predicted = self.framework == "fclopt" and self.pretrain.target not in ("naive", "local")
+        if self.sparse.period > 1 and self.start == "pretrain" and predicted:
+            raise ValueError(
+                "a target network is predicted from the mean of the sites' ends, of which a sparse update leaves most "
+                'out: write pretrain.target = "naive" with distance = "none", or sparse.period = 1'
+            )
         if self.privacy.enabled and self.model.precision != "float32":
             raise ValueError(
                 'clipping bounds float32 gradients: write [model] precision = "float32", or take [privacy] out'

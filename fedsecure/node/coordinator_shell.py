@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from fedsecure.learning import sparse
 from fedsecure.learning.distance import extrapolated
 from fedsecure.learning.parts import start_of
 from fedsecure.learning.target import copied
@@ -45,7 +46,7 @@ from fedsecure.node.sum_host import Integers, SumHost
 from fedsecure.node.sum_terms import Ground
 from fedsecure.node.trainer import Answer, PreparedModel, PrepareOrder
 from fedsecure.node.workbench import ENCODER
-from fedsecure.packing import pack_model, unpack_model
+from fedsecure.packing import pack_model, pack_vector, unpack_model
 from fedsecure.plan import StageKind, has_target, keeps_decoder, makes_target, schedule
 from fedsecure.privacy.summing import opened
 from fedsecure.progress import Measured
@@ -112,12 +113,13 @@ class CoordinatorShell(Shell):
     def _channel(self) -> ServerTransport:
         return self._transport
 
-    def _admit(self, opened: Opened) -> None:
+    def _admit(self, opened: Opened) -> Message:
         """A box is checked before it is relayed: what does not hold is then its maker's fault and nobody else's."""
         match opened.message:
             case FeatureBank(stage=stage, round=round_, box=box):
                 context = BoxContext(self._study.digest(), stage, round_, opened.sender)
                 verify_box(box, context, peer=opened.sender, roster=self._roster)
+        return opened.message
 
     def _step(self, event: Event) -> tuple[Effect, ...]:
         before = (self._state.phase, self._state.stage, self._state.round)
@@ -217,7 +219,8 @@ class CoordinatorShell(Shell):
             target = self._store.read(target_file(stage, round_))
             inputs["target"] = model_digest(target)
         schema, targets = (schema_of(unpack_model(raw)) if raw else () for raw in (model, target))
-        ground = Ground(stage, round_, model_digest(model), schema, targets, inputs)
+        sent = sparse.sent_schema(self._study, stage, round_, schema)
+        ground = Ground(stage, round_, model_digest(model), sent, targets, inputs)
         opening = os.urandom(32)
         manifest = sum_terms.manifest(
             sum_terms.expected(self._study, ground, effect.flows, b""), effect.attempt, opening
@@ -326,7 +329,9 @@ class CoordinatorShell(Shell):
             digest = model_digest(self._store.read(target_file(stage, round_)))
             target = (TargetRef(digest, effect.follows, effect.asked),)
         summed = self._store.read(sum_file(stage, round_)) if self._store.has(sum_file(stage, round_)) else b""
-        opening = RoundOpen(stage, round_, model_digest(model), refs, target, summed, model)
+        values = self._values(stage, round_, model) if effect.holds else b""
+        whole = b"" if values else model
+        opening = RoundOpen(stage, round_, model_digest(model), refs, target, summed, values, whole)
         if effect.behind:
             self._show_past(site, stage)
         self._gate.publish(site, opening, stage, round_)
@@ -334,6 +339,12 @@ class CoordinatorShell(Shell):
             self._gate.publish(site, BankRelay(stage, round_ - 1, other, box), stage, round_)
         if effect.follows:
             self._send_target(site, stage, round_)
+
+    def _values(self, stage: int, round_: int, model: bytes) -> bytes:
+        """Where the round before moved the model: all that a site needs that has the one before."""
+        tensors = unpack_model(model)
+        where = sparse.places(self._study, stage, round_ - 1, schema_of(tensors))
+        return pack_vector(sparse.part_of(tensors, where))
 
     def _send_target(self, site: str, stage: int, round_: int) -> None:
         target = self._store.read(target_file(stage, round_))
