@@ -62,6 +62,28 @@ def secagg(
 
 
 @app.command()
+def rounding(
+    sites: Annotated[int, typer.Option(min=2, max=100, help="Sites of three phantom patients each.")] = 10,
+    rounds: Annotated[int, typer.Option(min=1, help="Of pre-training, and as many of fine-tuning.")] = 2,
+    seed: Annotated[int, typer.Option(min=0, help="Of patients and training.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
+) -> None:
+    """What rounding to a ring changes of the mean of real updates, relative to the mean's norm, by ring and rotation."""
+    from fedsecure.bench.rounding import bench_rounding
+
+    rows = bench_rounding(sites, rounds, seed)
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    for row in rows:
+        turned = "rotated" if row["rotation"] else "plain"
+        typer.echo(
+            f"{row['stage']}, round {row['round']}   {row['ring']} bits, {turned:7}   error {row['error']:8.3%}   "
+            f"norm of a site's update {row['norm']:.2f}, clipped by {row['clipped']:.2f}"
+        )
+
+
+@app.command()
 def channel(
     repeats: Annotated[int, typer.Option(min=1, help="Measurements of each kind; medians are shown.")] = 7,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
