@@ -68,7 +68,7 @@ def rounding(
     seed: Annotated[int, typer.Option(min=0, help="Of patients and training.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
 ) -> None:
-    """What rounding to a ring changes of the mean of real updates, relative to the mean's norm, by ring and rotation."""
+    """What a ring changes of the mean of real updates, relative to its norm, plain and rotated."""
     from fedsecure.bench.rounding import bench_rounding
 
     rows = bench_rounding(sites, rounds, seed)
