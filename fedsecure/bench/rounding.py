@@ -51,12 +51,13 @@ def bench_rounding(sites: int, rounds: int, seed: int = 0, **settings: Any) -> l
             model = initial_model(study, number, encoder)
             states: dict[str, State] = {name: {} for name in cohorts}
             for round_ in range(stage.rounds):
-                deltas = {}
+                deltas: dict[str, Tensors] = {}
                 for name, cohort in cohorts.items():
                     job = Job(study, name, number, round_, model, {}, states[name])
                     done = run(job, cohort, "cpu", lambda _: None)
                     states[name] = done.state
-                    deltas[name] = next(update.arrays for update in done.updates if update.flow is Flow.WEIGHTS)
+                    update = next(update for update in done.updates if update.flow is Flow.WEIGHTS)
+                    deltas[name] = {tensor: array.astype(np.float32) for tensor, array in update.arrays.items()}
                 vectors = {name: np.frombuffer(pack_vector(delta), "<f4") for name, delta in deltas.items()}
                 rows += [
                     {"stage": stage.name, "round": round_, **_errors(study, number, round_, ring, rotation, vectors)}

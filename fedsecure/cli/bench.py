@@ -57,6 +57,7 @@ def secagg(
     for stage, floor in (("site_upload_s", "site_floor_s"), ("unmask_s", "unmask_floor_s")):
         ours, least = float(measured[stage]), float(measured[floor])
         typer.echo(f"{stage:14} {ours:8.3f} s   floor {least:8.3f} s   ratio {ours / least:.2f}")
+    typer.echo(f"rotation       {float(measured['rotate_s']):8.3f} s   before the upload stage")
     typer.echo(f"{measured['bytes_per_param']:.2f} bytes a parameter, peak {measured['peak_bytes']:,} bytes")
     typer.echo(str(measured["guarantee"]))
 
