@@ -235,7 +235,7 @@ class CoordinatorShell(Shell):
         """Keep what was opened; what follows from it is the round's end, or of targets alone their mean."""
         stage, round_ = manifest.stage, manifest.round
         lengths = [(Flow(part.flow), part.length) for part in manifest.flows]
-        for flow, total in opened(self._study, lengths, integers).items():
+        for flow, total in opened(self._study, stage, round_, lengths, integers).items():
             self._store.write(whole_file(stage, round_, flow), total.astype("<f8").tobytes())
         averaging = Averaging(self._store, self._study, stage, round_, survivors, self._refused)
         if Flow.WEIGHTS in dict(lengths):
