@@ -213,6 +213,13 @@ class FinetuneSettings(_Frozen):
     consistency: ConsistencySettings = ConsistencySettings()
 
 
+class SparseSettings(_Frozen):
+    """Seeded-sparse updates, of every training round of a study: learning/sparse.py."""
+
+    # Rounds in which all of a model is sent once, the same random 1/period of it by every site; 1: all of it in each
+    period: Annotated[int, Field(ge=1, le=1000)] = 1
+
+
 class PrivacySettings(_Frozen):
     """Differential privacy for the patient. Off by default: epsilon is infinite then, and every report says so.
 
@@ -254,10 +261,12 @@ class PrivacySettings(_Frozen):
 
 class SecuritySettings(_Frozen):
     """Secure aggregation (protocols/secagg/SPEC.md): the coordinator sees the sum of the sites' updates and none of
-    them. A coordinate of the mean is then off by clip sqrt(n) / 2^ring (root mean square), with n sites."""
+    them. A coordinate of the mean is then off by tau clip sqrt(n) / 2^ring at most (root mean square), with n sites and
+    tau about .035 with rotation, 1 without: docs/results/secagg.md."""
 
     secagg: bool = True  # with fewer than five sites a study has to say false itself: who takes part should know it
-    ring: Literal[16, 20, 24, 32] = 24  # bits of a value that is sent
+    ring: Literal[16, 20, 24, 32] = 20  # bits of a value that is sent
+    rotation: bool = True  # turn a vector before it is rounded, so that the grid need not reach as far as the clip
     clip: Annotated[float, Field(gt=0, le=1e5)] = 100.0  # L2 norm of a site's update of a round; longer is scaled down
     step_deadline_s: Annotated[float, Field(gt=0)] = 60.0  # of each step of a sum; who is late then drops out of it
 
@@ -304,6 +313,7 @@ class Study(_Frozen):
     model: ModelSettings = ModelSettings()
     pretrain: PretrainSettings = PretrainSettings()
     finetune: FinetuneSettings = FinetuneSettings()
+    sparse: SparseSettings = SparseSettings()
     privacy: PrivacySettings = PrivacySettings()
     security: SecuritySettings = SecuritySettings()
     # Of the framework of the same name alone; refused in a study of any other
@@ -328,6 +338,12 @@ class Study(_Frozen):
             raise ValueError("finetune.labelled: a number stands twice")
         if (self.start == "encoder") != (self.encoder is not None):
             raise ValueError('encoder: the digest of the start, given with start = "encoder" and with no other')
+        predicted = self.framework == "fclopt" and self.pretrain.target not in ("naive", "local")
+        if self.sparse.period > 1 and self.start == "pretrain" and predicted:
+            raise ValueError(
+                "a target network is predicted from the mean of the sites' ends, of which a sparse update leaves most "
+                'out: write pretrain.target = "naive" with distance = "none", or sparse.period = 1'
+            )
         if self.privacy.enabled and self.model.precision != "float32":
             raise ValueError(
                 'clipping bounds float32 gradients: write [model] precision = "float32", or take [privacy] out'

@@ -169,6 +169,14 @@ def test_what_a_target_cannot_be_combined_with_is_refused(pretrain: dict[str, An
         parse_study({"framework": "fclopt", "pretrain": pretrain})
 
 
+def test_sparse_updates_do_not_go_with_a_predicted_target() -> None:
+    with pytest.raises(SettingsError, match=r'write pretrain\.target = "naive"'):
+        parse_study({"framework": "fclopt", "sparse": {"period": 2}})
+    naive = {"target": "naive", "distance": "none"}
+    assert parse_study({"framework": "fclopt", "sparse": {"period": 2}, "pretrain": naive}).sparse.period == 2
+    assert parse_study({"framework": "fclopt", "sparse": {"period": 2}, "start": "random"}).sparse.period == 2
+
+
 @pytest.mark.parametrize(
     ("settings", "at_once", "with_targets"),
     [

@@ -405,7 +405,7 @@ def test_a_site_cannot_publish_what_a_coordinator_would(make: Make) -> None:
     from protocols.errors import ProtocolError
 
     bench = make()
-    bench.gate.publish("coordinator", RoundOpen(0, 0, _sha(b""), (), (), b"", b""), 0, 0)
+    bench.gate.publish("coordinator", RoundOpen(0, 0, _sha(b""), (), (), b"", b"", b""), 0, 0)
     with pytest.raises(ProtocolError):
         bench.opened()
     with pytest.raises(GateRefused):

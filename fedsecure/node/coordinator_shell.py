@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from fedsecure.learning import sparse
 from fedsecure.learning.distance import extrapolated
 from fedsecure.learning.parts import start_of
 from fedsecure.learning.target import copied
@@ -47,7 +48,7 @@ from fedsecure.node.sum_watch import SumWatch, standing_of
 from fedsecure.node.trainer import Answer, PreparedModel, PrepareOrder
 from fedsecure.node.vitals import SumStanding
 from fedsecure.node.workbench import ENCODER
-from fedsecure.packing import pack_model, unpack_model
+from fedsecure.packing import pack_model, pack_vector, unpack_model
 from fedsecure.plan import StageKind, has_target, keeps_decoder, makes_target, schedule
 from fedsecure.privacy.summing import opened
 from fedsecure.progress import Measured
@@ -115,12 +116,13 @@ class CoordinatorShell(Shell):
     def _channel(self) -> ServerTransport:
         return self._transport
 
-    def _admit(self, opened: Opened) -> None:
+    def _admit(self, opened: Opened) -> Message:
         """A box is checked before it is relayed: what does not hold is then its maker's fault and nobody else's."""
         match opened.message:
             case FeatureBank(stage=stage, round=round_, box=box):
                 context = BoxContext(self._study.digest(), stage, round_, opened.sender)
                 verify_box(box, context, peer=opened.sender, roster=self._roster)
+        return opened.message
 
     def _step(self, event: Event) -> tuple[Effect, ...]:
         before = (self._state.phase, self._state.stage, self._state.round)
@@ -224,7 +226,8 @@ class CoordinatorShell(Shell):
             target = self._store.read(target_file(stage, round_))
             inputs["target"] = model_digest(target)
         schema, targets = (schema_of(unpack_model(raw)) if raw else () for raw in (model, target))
-        ground = Ground(stage, round_, model_digest(model), schema, targets, inputs)
+        sent = sparse.sent_schema(self._study, stage, round_, schema)
+        ground = Ground(stage, round_, model_digest(model), sent, targets, inputs)
         opening = os.urandom(32)
         manifest = sum_terms.manifest(
             sum_terms.expected(self._study, ground, effect.flows, b""), effect.attempt, opening
@@ -239,7 +242,7 @@ class CoordinatorShell(Shell):
         """Keep what was opened; what follows from it is the round's end, or of targets alone their mean."""
         stage, round_ = manifest.stage, manifest.round
         lengths = [(Flow(part.flow), part.length) for part in manifest.flows]
-        for flow, total in opened(self._study, lengths, integers).items():
+        for flow, total in opened(self._study, stage, round_, lengths, integers).items():
             self._store.write(whole_file(stage, round_, flow), total.astype("<f8").tobytes())
         averaging = Averaging(self._store, self._study, stage, round_, survivors, self._refused)
         if Flow.WEIGHTS in dict(lengths):
@@ -333,7 +336,9 @@ class CoordinatorShell(Shell):
             digest = model_digest(self._store.read(target_file(stage, round_)))
             target = (TargetRef(digest, effect.follows, effect.asked),)
         summed = self._store.read(sum_file(stage, round_)) if self._store.has(sum_file(stage, round_)) else b""
-        opening = RoundOpen(stage, round_, model_digest(model), refs, target, summed, model)
+        values = self._values(stage, round_, model) if effect.holds else b""
+        whole = b"" if values else model
+        opening = RoundOpen(stage, round_, model_digest(model), refs, target, summed, values, whole)
         if effect.behind:
             self._show_past(site, stage)
         self._gate.publish(site, opening, stage, round_)
@@ -341,6 +346,12 @@ class CoordinatorShell(Shell):
             self._gate.publish(site, BankRelay(stage, round_ - 1, other, box), stage, round_)
         if effect.follows:
             self._send_target(site, stage, round_)
+
+    def _values(self, stage: int, round_: int, model: bytes) -> bytes:
+        """Where the round before moved the model: all that a site needs that has the one before."""
+        tensors = unpack_model(model)
+        where = sparse.places(self._study, stage, round_ - 1, schema_of(tensors))
+        return pack_vector(sparse.part_of(tensors, where))
 
     def _send_target(self, site: str, stage: int, round_: int) -> None:
         target = self._store.read(target_file(stage, round_))

@@ -29,6 +29,7 @@ from keys.identity import Identity
 from keys.roster import Roster
 from protocols.envelope import Opened, ReplayGuard, open_frame
 from protocols.errors import ProtocolError
+from protocols.messages import Message
 from protocols.transport.base import ClientTransport, ServerTransport
 
 MAXIMUM_KINDS: Final = 64  # of refusals of one peer that are noted apart
@@ -187,15 +188,15 @@ class Shell(ABC):
                 replay=self._replay,
                 maximum=self._frame_limit,
             )
-            self._admit(opened)
+            message = self._admit(opened)
         except ProtocolError as error:
             self._refused(error.peer, error.rule)
             return
-        self._events.append(FrameIn(opened.sender, opened.message))
+        self._events.append(FrameIn(opened.sender, message))
 
     @abstractmethod
-    def _admit(self, opened: Opened) -> None:
-        """What a node checks of a message beyond its frame. Raises ProtocolError to refuse it."""
+    def _admit(self, opened: Opened) -> Message:
+        """The message, after what a node checks of it beyond its frame. Raises ProtocolError to refuse it."""
 
     def _answer(self, answer: Answer) -> None:
         match answer:

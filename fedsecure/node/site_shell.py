@@ -12,6 +12,7 @@ from fedsecure.egress import RoundContext
 from fedsecure.errors import GateRefused
 from fedsecure.learning import prototypes
 from fedsecure.learning.parts import start_of
+from fedsecure.learning.sparse import sent_schema
 from fedsecure.node.events import (
     CancelTraining,
     Effect,
@@ -30,7 +31,7 @@ from fedsecure.node.events import (
     Train,
     TrainDone,
 )
-from fedsecure.node.received import require_fitting
+from fedsecure.node.received import require_fitting, whole
 from fedsecure.node.shell import Shell
 from fedsecure.node.site import NEVER, Phase, SiteState, step
 from fedsecure.node.site_sum import SiteSum
@@ -50,6 +51,7 @@ from protocols.messages import (
     Hello,
     Leave,
     LeaveReason,
+    Message,
     RoundDone,
     RoundOpen,
     SealedBox,
@@ -104,11 +106,17 @@ class SiteShell(Shell):
     def _channel(self) -> ClientTransport:
         return self._transport
 
-    def _admit(self, opened: Opened) -> None:
-        """A model that is none of the study's comes no further. A relayed box is checked when it is opened, and only
-        against its announcement before."""
-        if isinstance(opened.message, RoundOpen | TargetModel):
-            require_fitting(self._study, opened.sender, opened.message)
+    def _admit(self, opened: Opened) -> Message:
+        """A model that is none of the study's comes no further, and one that came as values comes as itself. A relayed
+        box is checked when it is opened, and only against its announcement before."""
+        message = opened.message
+        if isinstance(message, RoundOpen):
+            message = whole(
+                self._study, opened.sender, message, self._store.read(MODEL) if self._store.has(MODEL) else b""
+            )
+        if isinstance(message, RoundOpen | TargetModel):
+            require_fitting(self._study, opened.sender, message)
+        return message
 
     def _step(self, event: Event) -> tuple[Effect, ...]:
         self._state, effects = step(self._study, self._roster.coordinator, self._state, event)
@@ -256,7 +264,8 @@ class SiteShell(Shell):
 
     def _context(self, stage: int, round_: int) -> RoundContext:
         model = self._store.read(MODEL)
-        context = RoundContext(stage, round_, schema_of(unpack_model(model)), model_digest(model))
+        schema = sent_schema(self._study, stage, round_, schema_of(unpack_model(model)))
+        context = RoundContext(stage, round_, schema, model_digest(model))
         if not has_target(self._study, stage, round_):
             return context
         target = self._store.read(TARGET)
