@@ -65,6 +65,7 @@ from protocols.secagg.states import Burned, Masked
 NON_PRIVATE: Final = "non-private"  # dp_accounting's NonPrivateDpEvent: epsilon is infinite
 FREE: Final = "none"  # control and publish: computed from no volume of this node
 REPEAT: Final = "repeat"  # a message that was accounted before, sent again
+MASKED: Final = "masked "  # a vector of a secure sum on record, before the flows that are in it
 _PUBLISHED: Final[Mapping[type, str]] = {RoundOpen: "weights", TargetModel: "target"}  # named like what comes up
 
 
@@ -394,7 +395,7 @@ class Gate:
 
 def _joined(flows: Sequence[FlowPart]) -> str:
     """How a sum's flows stand on record: "masked weights" and its kin, which nobody reads as they are."""
-    return "masked " + "+".join(part.flow for part in flows)
+    return MASKED + "+".join(part.flow for part in flows)
 
 
 def _check_shapes(update: Update, schema: Schema, whose: str) -> None:

@@ -4,17 +4,16 @@ whole should have cost.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from fedsecure.config import Framework, Study
-from fedsecure.plan import shared_flow, summed
+from fedsecure.plan import shared_flow
 from fedsecure.report.results import Results
-from fedsecure.report.sum_bytes import sum_bytes
+from fedsecure.report.sum_bytes import weight_bytes
 from fedsecure.report.targets import Bytes, totals
-from fedsecure.types import Flow, Schema, schema_size
+from fedsecure.types import Flow, Schema
 
 _FLOAT: Final = 4
 _SEALED: Final = 16  # AES-GCM's tag, of one ciphertext whoever reads it
@@ -33,18 +32,13 @@ def modelled(study: Study, model: Schema) -> tuple[int, int]:
     """Bytes (up, down) of one site over FCL's pre-training: parameters and features, no frames, headers or signatures
     but those of secure sums, of which all sites are.
 
-    A round costs the model up and down, the evaluation round one more download. In every round but the last, what a
+    A round costs the model up and down, the evaluation round one more download; of sparse updates all of it goes down
+    once, then what a round sent. In every round but the last, what a
     site shares goes up once, with a wrapped key for each other site if it is sealed; in the next, what the others
     shared comes down, or one sum.
     """
     settings, others = study.pretrain, len(study.sites) - 1
-    weights = _FLOAT * schema_size(model)
-    up, down = settings.rounds * weights, (settings.rounds + 1) * weights
-    if study.security.secagg:
-        rounds = Counter(summed(study, 0, round_) for round_ in range(settings.rounds))
-        sums = [(sum_bytes(study, flows, model), times) for flows, times in rounds.items()]
-        up = round(sum(times * (one.vector + one.up) for one, times in sums))
-        down += round(sum(times * one.down for one, times in sums))
+    up, down = weight_bytes(study, model)
     cells = settings.partitions * settings.prototypes_per_partition
     prototypes = _FLOAT * cells * study.model.features
     for round_ in range(settings.rounds - 1):

@@ -17,13 +17,18 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from fedsecure.config import Study
-from fedsecure.egress import NON_PRIVATE, REPEAT
+from fedsecure.egress import MASKED, NON_PRIVATE, REPEAT
 from fedsecure.errors import SettingsError
+from fedsecure.learning.shapes import model_schema, target_schema
+from fedsecure.learning.sparse import sent_schema
+from fedsecure.plan import has_target
 from fedsecure.privacy.accountant import Spent, spent
 from fedsecure.privacy.chain import Charged
 from fedsecure.privacy.events import DiscreteGaussian, Event, Gaussian, NonPrivate, read_alone
 from fedsecure.privacy.ledger import open_ledger
 from fedsecure.privacy.planning import releases
+from fedsecure.report.sum_bytes import sum_bytes
+from fedsecure.types import Flow
 
 LEDGER: Final = "ledger.db"
 RECORD: Final = "node.db"
@@ -53,6 +58,17 @@ class SiteBudget:
     left: float | None
     withdrawals: int
     head: str
+    masked: Masked
+
+
+@dataclass(frozen=True, slots=True)
+class Masked:
+    """Vectors that a site put into secure sums: how many, their bytes on record, and what the protocol says of so many
+    (report/sum_bytes.py)."""
+
+    vectors: int
+    bytes: int
+    modelled: float
 
 
 class _Row(NamedTuple):
@@ -73,7 +89,8 @@ def spending(folder: Path, study: Study, delta: float) -> SiteBudget:
     events = (*(event for entry in charged for event in entry.events), *bare)
     total, alone = spent(events, delta), spent(read_alone(events), delta, reference=False)
     left = None if cap is None else max(0.0, cap - total.epsilon)
-    return SiteBudget(folder.name, total, alone, _flows(study, events, delta), cap, left, withdrawals, head)
+    flows, masked = _flows(study, events, delta), _masked(folder / RECORD, study)
+    return SiteBudget(folder.name, total, alone, flows, cap, left, withdrawals, head, masked)
 
 
 def _charged(path: Path, study: str) -> tuple[tuple[Charged, ...], float | None, int, str]:
@@ -96,11 +113,33 @@ def _released(folder: Path) -> tuple[_Row, ...]:
     )
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
-            return tuple(_Row(*row) for row in db.execute(query, (REPEAT,)))
+            return tuple(each for row in db.execute(query, (REPEAT,)) for each in _by_flow(_Row(*row)))
     except sqlite3.DatabaseError:
         raise SettingsError(
             f"{folder.name}'s record of what it sent ({RECORD}) cannot be read: its budget is unknown"
         ) from None
+
+
+def _by_flow(row: _Row) -> tuple[_Row, ...]:
+    """A masked vector is a release of each flow that is in it."""
+    return tuple(row._replace(flow=flow) for flow in _joined(row.flow) or (row.flow,))
+
+
+def _joined(flow: str) -> tuple[str, ...]:
+    """The flows of a masked vector, by its name on record ("masked target+weights"); none of anything else."""
+    return tuple(flow.removeprefix(MASKED).split("+")) if flow.startswith(MASKED) else ()
+
+
+def _masked(record: Path, study: Study) -> Masked:
+    query = "SELECT flow, stage, round, bytes FROM sent WHERE kind = 'release' AND event != ? AND flow LIKE ?"
+    with closing(sqlite3.connect(f"file:{record}?mode=ro", uri=True)) as db:
+        rows = db.execute(query, (REPEAT, f"{MASKED}%")).fetchall()
+    modelled = 0.0
+    for flow, stage, round_, _ in rows:
+        model = sent_schema(study, stage, round_, model_schema(study, stage))
+        target = target_schema(study) if has_target(study, stage, round_) else ()
+        modelled += sum_bytes(study, tuple(map(Flow, _joined(flow))), model, target).vector
+    return Masked(len(rows), sum(size for *_, size in rows), modelled)
 
 
 def _unaccounted(released: Sequence[_Row], charged: Sequence[Charged], site: str) -> tuple[NonPrivate, ...]:

@@ -13,9 +13,11 @@ from typing import Final
 import msgspec
 
 from fedsecure.config import Study
+from fedsecure.learning.sparse import sent_schema
 from fedsecure.node import sum_terms
 from fedsecure.node.sum_terms import Ground
-from fedsecure.types import Flow, Schema
+from fedsecure.plan import summed
+from fedsecure.types import Flow, Schema, schema_size
 from keys.hybrid import PUBLIC_SIZE
 from keys.identity import SIGNATURE_SIZE
 from protocols.codec import encode
@@ -44,6 +46,7 @@ from protocols.secagg.messages import (
 )
 from protocols.shamir import SHARE_SIZE
 
+_FLOAT: Final = 4
 _DIGEST: Final = b"\0" * 32
 _SIGNATURE: Final = b"\0" * SIGNATURE_SIZE
 _PUBLIC: Final = b"\0" * PUBLIC_SIZE
@@ -80,6 +83,24 @@ def sum_bytes(study: Study, flows: Sequence[Flow], model: Schema, target: Schema
         up=sum(_framed(message, names) for message in up) + fmean(_framed(message, names) for message in dealt),
         down=sum(_framed(message, names) for message in down) + fmean(_framed(message, names) for message in relayed),
     )
+
+
+def weight_bytes(study: Study, model: Schema) -> tuple[int, int]:
+    """Bytes (up, down) of one site's weights over pre-training, summed securely with all that goes into these sums, or
+    in the clear and then without frames. model: what a round opens with."""
+    sent = [sent_schema(study, 0, round_, model) for round_ in range(study.pretrain.rounds)]
+    values = [schema_size(schema) for schema in sent]
+    down = _FLOAT * (schema_size(model) + sum(values))
+    if not study.security.secagg:
+        return _FLOAT * sum(values), down
+    known: dict[tuple[tuple[Flow, ...], int], SumBytes] = {}
+    sums = []
+    for round_, schema in enumerate(sent):
+        flows = summed(study, 0, round_)
+        if (flows, values[round_]) not in known:
+            known[flows, values[round_]] = sum_bytes(study, flows, schema)
+        sums.append(known[flows, values[round_]])
+    return round(sum(one.vector + one.up for one in sums)), down + round(sum(one.down for one in sums))
 
 
 def _from_site(k: int) -> tuple[Message, ...]:

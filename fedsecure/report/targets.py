@@ -11,7 +11,7 @@ from statistics import fmean
 
 from fedsecure.config import Framework, Study
 from fedsecure.report.results import ModelledRow, Results, TargetRow
-from fedsecure.report.sum_bytes import SumBytes, sum_bytes
+from fedsecure.report.sum_bytes import SumBytes, sum_bytes, weight_bytes
 from fedsecure.types import Flow, Schema
 
 _FLOAT = 4
@@ -29,6 +29,8 @@ def modelled(study: Study, model: Schema, asked: int, corrected: int) -> tuple[i
     online = sum(spec.size for spec in model if spec.name.startswith(("encoder.", "projector.")))
     predictor = sum(spec.size for spec in model if not spec.name.startswith(("encoder.", "projector.", "target.")))
     settings = study.pretrain
+    if study.sparse.period > 1:  # never with a predicted target; what is averaged is the whole model
+        return weight_bytes(study, model)
     rounds = settings.rounds
     if settings.target == "naive":
         asked, corrected = rounds, rounds + 1

@@ -88,6 +88,20 @@ def test_a_run_without_noise_is_infinite_and_says_what_left(tmp_path: Path) -> N
     ]
 
 
+def test_a_masked_vector_is_a_release_of_each_flow_in_it(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        record(
+            site(tmp_path, name, study()),
+            ("release", "masked target+weights", NON_PRIVATE, 0),
+            ("release", "masked weights", NON_PRIVATE, 1),
+            ("release", "masked again", REPEAT, 1),
+        )
+    found = read(tmp_path).sites[0]
+    assert [(line.flow, line.releases, line.planned) for line in found.flows] == [("target", 1, 9), ("weights", 2, 10)]
+    assert (found.masked.vectors, found.masked.bytes) == (2, 20)
+    assert found.masked.modelled > 100_000  # two networks and one, of 20 bits a value
+
+
 def test_a_run_without_noise_claims_nothing_of_noise(tmp_path: Path) -> None:
     bare(tmp_path / "bare")
     noisy(tmp_path / "noisy")

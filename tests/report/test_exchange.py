@@ -11,7 +11,8 @@ from fedsecure.config import parse_study
 from fedsecure.report.exchange import FORMS, exchange_block, modelled
 from fedsecure.report.html import write_report
 from fedsecure.report.results import ModelledRow
-from fedsecure.types import TensorSpec
+from fedsecure.report.sum_bytes import sum_bytes
+from fedsecure.types import Flow, TensorSpec
 
 SCHEMA = (TensorSpec("encoder.a", (7, 10)), TensorSpec("projector.a", (30,)))
 W = 4 * 100
@@ -39,6 +40,16 @@ def test_the_traffic_model_by_hand(exchange, up, down):
     assert modelled(parse_study(raw), SCHEMA) == (up, down)
     alone = parse_study({**raw, "sites": raw["sites"][:1]})
     assert modelled(alone, SCHEMA) == (3 * W, 4 * W)
+
+
+def test_of_sparse_updates_a_part_travels_each_round_and_all_of_a_model_once():
+    sites = [{"name": name, "weight": 1} for name in "abcde"]
+    raw = {"sites": sites, "sparse": {"period": 4}, "pretrain": {"rounds": 3, "exchange": "none"}}
+    clear = {**raw, "security": {"secagg": False}}
+    assert modelled(parse_study(clear), SCHEMA) == (3 * W // 4, W + 3 * W // 4)
+    one = sum_bytes(parse_study(raw), (Flow.WEIGHTS,), (TensorSpec("values", (25,)),))
+    up, down = modelled(parse_study(raw), SCHEMA)
+    assert (up, down) == (round(3 * (one.vector + one.up)), W + 3 * W // 4 + round(3 * one.down))
 
 
 def exchanging(make, form):

@@ -13,6 +13,7 @@ from fedsecure.config import Study, parse_study
 from fedsecure.errors import SettingsError
 from fedsecure.node.wiring import COORDINATOR
 from fedsecure.progress import Progress, SumAsked
+from fedsecure.report import budget
 from fedsecure.report.html import write_report
 from fedsecure.report.provenance import collect as provenance
 from fedsecure.report.results import Results, load, save
@@ -71,6 +72,11 @@ def test_a_studys_sums_are_in_results_and_report_and_bytes_are_the_models(run: R
         "(in this run 5); who dropped out"
     )
     assert "at least 4 sites, and no smaller one" in exposed["1 site and the coordinator"]
+    for site in budget.read(tmp_path / "run").sites:
+        assert [(line.flow, line.releases) for line in site.flows] == [("prototype-sum", 1), ("weights", 2)]
+        assert all(line.releases == line.planned for line in site.flows)
+        assert site.masked.vectors == 2
+        assert site.masked.bytes == pytest.approx(site.masked.modelled, rel=0.01)
     save(results, tmp_path / "results.json")
     assert load(tmp_path / "results.json") == results
     write_report(results, {}, tmp_path / "report.html")
@@ -90,6 +96,11 @@ def test_targets_in_sums_cost_what_the_model_says(run: Run, distance: str) -> No
     results, _ = run(framework="fclopt", pretrain=pretrain)
     assert any(row.asked for row in results.targets)
     near(results, "fclopt")
+
+
+@pytest.mark.slow
+def test_sparse_updates_make_vectors_shorter_as_the_model_says(run: Run) -> None:
+    near(run(framework="fcl", pretrain={**TINY["pretrain"], "rounds": 3}, sparse={"period": 3})[0], "fcl")
 
 
 def test_a_world_of_four_sites_is_refused_before_anything_is_written(tmp_path: Path) -> None:
