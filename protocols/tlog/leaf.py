@@ -164,8 +164,8 @@ def commitment(nonce: bytes, plaintext: bytes) -> bytes:
     return digest.digest()
 
 
-def flow_of(message: Message) -> str:
-    """The message's tag."""
+def flow_of(message: Message | type[Message]) -> str:
+    """The message's tag, or that of messages of a type."""
     return str(message.__struct_config__.tag)
 
 
@@ -178,6 +178,17 @@ def model_of(message: Message) -> bytes:
             return message.manifest.model
         case _:
             return b""
+
+
+def place_of(message: Message) -> tuple[int, int] | None:
+    """(stage, round) that a message is of, where it brings or answers to a model; else its sender's place counts."""
+    match message:
+        case RoundOpen() | WeightUpdate() | PrototypeSum():
+            return message.stage, message.round
+        case SecAggOpen():
+            return message.manifest.stage, message.manifest.round
+        case _:
+            return None
 
 
 def encode_leaf(leaf: Leaf) -> bytes:
