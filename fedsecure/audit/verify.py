@@ -217,9 +217,12 @@ def _one_list(nodes: dict[str, Testimony]) -> Iterator[Finding]:
 def _witnesses(nodes: dict[str, Testimony]) -> Iterator[Finding]:
     rosters = _rosters(nodes)
     heads = {(s.signed.head.member, s.signed.head.round): s for one in nodes.values() for s in one.heads}
-    vouched = set()
+    vouched, checked = set(), set()
     for one in nodes.values():
         for vouch in one.vouches:
+            if vouch in checked:  # a witness has it, and the coordinator
+                continue
+            checked.add(vouch)
             shown = heads.get((vouch.author, vouch.round))
             given = Countersignature(vouch.member, vouch.signature)
             if shown is None or not _vouches(shown.signed, given, rosters):

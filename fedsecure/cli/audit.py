@@ -145,9 +145,7 @@ def wire(
 
 @app.command()
 def verify(
-    run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="A run's folder (one framework's), a node's, an export.")
-    ],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder (one framework's), a node's, an export.")],
     keys: Annotated[
         Path | None, typer.Option(metavar="ROSTER", help="The roster whose keys count, from elsewhere.")
     ] = None,

@@ -73,6 +73,7 @@ class Checkpoints:
         self._tree = Tree()
         self._views = [NO_VIEW]
         self._last: dict[str, SignedHead] = {}  # of each member
+        self._numbers: dict[str, int] = {}  # and where that stands in the list
         self._every: dict[tuple[str, int], SignedHead] = {}  # of each member and round
         for raw in store.heads():
             self._believe(exactly(_SHOWN, raw, name, "a head that is kept").signed)
@@ -146,9 +147,11 @@ class Checkpoints:
             return  # of a round that it did again, or that closed without it: its next proof begins before this one
         if new.head.round > number:
             raise UnexpectedMessage(site, "a head is of the round that is open")
-        vouch = self._countersign(new, message.proof, site)
         if new.head.seen >= len(self._views) or self._views[new.head.seen] != new.head.view:
             raise Inconsistent(site, "a head names the heads that its site was shown, as they were shown")
+        if self._has_not_seen(site, new.head.seen):
+            return  # the list was lost on its way: this proof begins at an older head, the next one will not
+        vouch = self._countersign(new, message.proof, site)
         self._keep(Shown(new, message.proof, (vouch,)))
 
     def _shown(self, coordinator: str, message: LogHeads) -> None:
@@ -192,6 +195,11 @@ class Checkpoints:
             if last is None or self._is_of_present_keys(last):
                 raise
         return countersign(self._identity, self._name, None, new, proof, peer=peer)  # it joined anew: with a new log
+
+    def _has_not_seen(self, site: str, seen: int) -> bool:
+        """Whether its own last head stands behind the first `seen` of the list."""
+        last = self._last.get(site)
+        return last is not None and self._numbers[site] >= seen and self._is_of_present_keys(last)
 
     def _is_of_present_keys(self, last: SignedHead) -> bool:
         try:
@@ -245,5 +253,6 @@ class Checkpoints:
 
     def _believe(self, signed: SignedHead) -> None:
         self._last[signed.head.member] = signed
+        self._numbers[signed.head.member] = len(self._views) - 1
         self._every[signed.head.member, signed.head.round] = signed
         self._views.append(viewed(self._views[-1], signed))
