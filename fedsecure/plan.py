@@ -75,6 +75,11 @@ def schedule(study: Study) -> tuple[Stage, ...]:
     return (Stage(StageKind.PRETRAIN, 0 if pretrains_alone(study) else study.pretrain.rounds), *tuning)
 
 
+def number_of(study: Study, stage: int, round_: int) -> int:
+    """A round's number over all stages, from 0; of the stage behind the last, round 0: how many rounds there are."""
+    return sum(plan.rounds + 1 for plan in schedule(study)[:stage]) + round_
+
+
 def pretrains_alone(study: Study) -> bool:
     """Whether each site pre-trains an encoder of its own, which stays there: no model of pre-training is averaged."""
     return study.framework == "local" and study.start == "pretrain"

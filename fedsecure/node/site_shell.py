@@ -27,6 +27,7 @@ from fedsecure.node.events import (
     SayHello,
     SayLeave,
     SayWantTarget,
+    Stop,
     TargetFound,
     Train,
     TrainDone,
@@ -45,7 +46,7 @@ from fedsecure.types import Flow, Update, schema_of
 from keys.roster import Roster
 from protocols.box import BoxContext, open_box
 from protocols.envelope import Opened
-from protocols.errors import ProtocolError
+from protocols.errors import FaultyPeer, ProtocolError
 from protocols.messages import (
     BankRelay,
     Hello,
@@ -161,7 +162,7 @@ class SiteShell(Shell):
                     self._sum.hear(message, mine)
             case Resend(stage, round_):
                 self._gate.repeat(stage, round_)
-                self._control(RoundDone(stage, round_))
+                self._done(stage, round_)
             case Persist():
                 vetoed = {"vetoed": b"1"} if self._state.phase is Phase.LEAVING else {}
                 self._save(done=msgspec.json.encode(self._state.done), **vetoed)
@@ -247,11 +248,20 @@ class SiteShell(Shell):
         for flow in sorted(leaving):
             arrays = unpack_arrays(self._store.read(f"outgoing/{flow}.safetensors"))
             self._gate.release(Update(flow, arrays), context)
-        self._control(RoundDone(stage, round_))
+        self._done(stage, round_)
         self._transport.rekey()  # what comes next belongs to another round
         if not secure:  # un-noised updates; a secure sum takes them from there, and the next round forgets them
             self._store.forget("outgoing/*")
         self._store.forget("incoming/*.bank")  # other hospitals' features in the clear
+
+    def _done(self, stage: int, round_: int) -> None:
+        self._checkpoints.round_done(stage, round_)
+        self._control(RoundDone(stage, round_))
+
+    def _at_fault(self, error: FaultyPeer) -> None:
+        """What this site was shown of the logs does not hold: nothing more leaves it."""
+        self._refused(error.peer, error.rule)
+        self._end(Stop("failed", f"the transparency log does not hold. {error}: ask all operators for their heads"))
 
     def _release_target(self, stage: int, round_: int) -> None:
         if any(flow == Flow.TARGET for flow, _ in self._store.queued(stage, round_)):
