@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
@@ -263,11 +264,21 @@ class SecuritySettings(_Frozen):
     them. A coordinate of the mean is then off by tau clip sqrt(n) / 2^ring at most (root mean square), with n sites and
     tau about .035 with rotation, 1 without: docs/results/secagg.md."""
 
-    secagg: bool = False
+    secagg: bool = True  # with fewer than five sites a study has to say false itself: who takes part should know it
     ring: Literal[16, 20, 24, 32] = 20  # bits of a value that is sent
     rotation: bool = True  # turn a vector before it is rounded, so that the grid need not reach as far as the clip
     clip: Annotated[float, Field(gt=0, le=1e5)] = 100.0  # L2 norm of a site's update of a round; longer is scaled down
     step_deadline_s: Annotated[float, Field(gt=0)] = 60.0  # of each step of a sum; who is late then drops out of it
+
+
+def unsummable(security: SecuritySettings, sites: int) -> str:
+    """Why so many sites' updates cannot be summed securely, and both ways out; empty if they can, or are not to be."""
+    if not security.secagg or sites >= LEAST_SUMMED:
+        return ""
+    return (
+        f"secure aggregation hides no site's update among {sites}, it takes {LEAST_SUMMED}: have {LEAST_SUMMED} sites "
+        "or more, or write secagg = false under [security]; the coordinator then sees each site's update"
+    )
 
 
 class Member(_Frozen):
@@ -318,11 +329,8 @@ class Study(_Frozen):
             raise ValueError("sites: a name stands twice; names are identities")
         if self.sites and self.minimum_sites > len(self.sites):
             raise ValueError("minimum_sites is larger than the number of sites: no round could close")
-        if self.security.secagg and self.sites and len(self.sites) < LEAST_SUMMED:
-            raise ValueError(
-                f"secure aggregation hides no site's update among {len(self.sites)}, it takes {LEAST_SUMMED}: "
-                "add sites, or write security.secagg = false; the coordinator then sees each site's update"
-            )
+        if self.sites and (why := unsummable(self.security, len(self.sites))):
+            raise ValueError(why)
         if self.join_deadline_s is not None and self.round_deadline_s is None:
             raise ValueError("join_deadline_s begins without late sites, and the first round would wait for them: set "
                              "round_deadline_s, too")  # fmt: skip
@@ -397,6 +405,13 @@ class Run(_Frozen):
 def parse_study(raw: dict[str, Any]) -> Study:
     """A study from plain values. Raises SettingsError naming each wrong field and what is allowed there."""
     return parse(Study, raw)
+
+
+def with_cohort(study: Study, members: Sequence[Member]) -> Study:
+    """The study among these sites. Raises SettingsError if it does not hold among them, as secure aggregation may not:
+    `model_copy` would not look."""
+    cohort = [member.model_dump(mode="json") for member in members]
+    return parse_study({**study.model_dump(mode="json"), "sites": cohort})
 
 
 def load_study(path: Path) -> Study:

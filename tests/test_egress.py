@@ -65,8 +65,8 @@ Make = Callable[..., Bench]
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
     def build(maximum_upload: int | None = None, inspect: Any = None, **settings: Any) -> Bench:
-        raw = {"sites": [{"name": name, "weight": 1} for name in "ab"], "model": {"features": 8}, **settings}
-        study = parse_study(raw)
+        sites = [{"name": name, "weight": 1} for name in "ab"]
+        study = parse_study({"sites": sites, "model": {"features": 8}, "security": {"secagg": False}, **settings})
         identities = {name: Identity.generate() for name in ("coordinator", "a", "b")}
         roster = Roster("coordinator", {name: identity.public for name, identity in identities.items()})
         store = Store(tmp_path / f"node-{len(list(tmp_path.iterdir()))}")

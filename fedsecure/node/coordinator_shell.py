@@ -44,7 +44,9 @@ from fedsecure.node.events import (
 from fedsecure.node.shell import Shell
 from fedsecure.node.sum_host import Integers, SumHost
 from fedsecure.node.sum_terms import Ground
+from fedsecure.node.sum_watch import SumWatch, standing_of
 from fedsecure.node.trainer import Answer, PreparedModel, PrepareOrder
+from fedsecure.node.vitals import SumStanding
 from fedsecure.node.workbench import ENCODER
 from fedsecure.packing import pack_model, pack_vector, unpack_model
 from fedsecure.plan import StageKind, has_target, keeps_decoder, makes_target, schedule
@@ -92,6 +94,7 @@ class CoordinatorShell(Shell):
         saved = self._store.get("coordinator")
         self._state = msgspec.json.decode(saved, type=CoordinatorState) if saved else begin(self._study)
         self._sum = SumHost(self._identity, self._store, self._say_in_sum, self._finish_sum)
+        self._sum_watch = SumWatch(self._observe, self._clock)
         self._leave_out_strangers()  # who was revoked while this node was down
 
     def follow(self, roster: Roster) -> None:
@@ -129,6 +132,7 @@ class CoordinatorShell(Shell):
 
     def _step(self, event: Event) -> tuple[Effect, ...]:
         before = (self._state.phase, self._state.stage, self._state.round)
+        self._sum_watch.note(self._state, event)
         self._state, effects = step(self._study, self._state, event)
         opened = self._state.phase is Phase.OPEN and before != (Phase.OPEN, *self._position())
         if opened:
@@ -152,6 +156,9 @@ class CoordinatorShell(Shell):
             here = "in" if site in state.joined else "not here yet"
             sites[site] = f"{here}, done with this round" if site in state.finished else here
         return sites
+
+    def _sum_standing(self) -> SumStanding | None:
+        return standing_of(self._state)
 
     def _finished_work(self, answer: Answer) -> None:
         if isinstance(answer, PreparedModel):

@@ -28,7 +28,7 @@ from fedsecure.node.introductions import Introductions
 from fedsecure.node.pace import Pace, Rooms
 from fedsecure.node.store import Store
 from fedsecure.node.trainer import Answer, Broke, Told, Trainer
-from fedsecure.node.vitals import Standing
+from fedsecure.node.vitals import Standing, SumStanding
 from fedsecure.plan import frame_limit, schedule
 from fedsecure.progress import Observe, Refused, RoundEnded, RoundStarted, Stopped
 from keys.identity import Identity
@@ -173,6 +173,10 @@ class Shell(ABC):
     def _sites(self) -> dict[str, str]:
         """Site -> what this node knows of it."""
 
+    def _sum_standing(self) -> SumStanding | None:
+        """Where the secure sum is that this node is in; None of none."""
+        return None
+
     def standing(self) -> Standing:
         """Where this node is, for its operator."""
         (stage, round_), stages = self._position(), schedule(self._study)
@@ -180,6 +184,7 @@ class Shell(ABC):
             node=self.name, role="coordinator" if self.name == self._roster.coordinator else "site",
             study=self._study.name, digest=self._study.digest().hex(), phase=self._phase(), stage=stage,
             stage_name=stages[stage].name, round=round_, rounds=stages[stage].rounds, sites=self._sites(),
+            sum=self._sum_standing(),
         )  # fmt: skip
 
     # --- shared parts ---

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from fedsecure.config import DataSettings, DenseSettings, FinetuneSettings, Member, ModelSettings, Study
+from fedsecure.config import (
+    DataSettings,
+    DenseSettings,
+    FinetuneSettings,
+    Member,
+    ModelSettings,
+    SecuritySettings,
+    Study,
+)
 from fedsecure.errors import SettingsError
 from fedsecure.learning import finetune
 from fedsecure.learning.job import Job, JobResult
@@ -39,6 +47,7 @@ def _study(steps: int = 60, rounds: int = 3, seed: int = 0) -> Study:
         data=DataSettings(structures=("disc", "ring"), size=32),
         model=ModelSettings(filters=4),
         finetune=FinetuneSettings(labelled=(1, 2), steps=steps, rounds=rounds),
+        security=SecuritySettings(secagg=False),
     )
 
 

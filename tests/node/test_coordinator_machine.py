@@ -62,6 +62,7 @@ def study(**settings: Any) -> Study:
             "pretrain": {"rounds": 2},
             "finetune": {"labelled": [1], "modes": ["federated"], "rounds": 1},
             "baseline": False,
+            "security": {"secagg": False},
             **settings,
         }
     )
@@ -390,7 +391,7 @@ def test_prototypes_of_another_model_are_refused() -> None:
 
 
 def test_a_single_site_owes_no_features() -> None:
-    alone = parse_study({"sites": [{"name": "a", "weight": 1}], "pretrain": {"rounds": 1}})
+    alone = study(sites=[{"name": "a", "weight": 1}], pretrain={"rounds": 1})
     state, _ = after(begin(alone), hello("a"), Prepared(0, MODEL), of=alone)
     _, effects = after(state, weights("a", 0, 0), done("a", 0, 0), of=alone)
     assert effects[-1] == Aggregate(0, 0, ("a",))

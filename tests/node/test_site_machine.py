@@ -58,7 +58,11 @@ from protocols.messages import (
 )
 
 STUDY: Study = parse_study(
-    {"sites": [{"name": name, "weight": 2} for name in ("a", "b", "c")], "pretrain": {"rounds": 2}}
+    {
+        "sites": [{"name": name, "weight": 2} for name in ("a", "b", "c")],
+        "pretrain": {"rounds": 2},
+        "security": {"secagg": False},
+    }
 )
 MODEL = b"\0" * 8
 

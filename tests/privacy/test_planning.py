@@ -10,6 +10,7 @@ from fedsecure.config import (
     Member,
     PretrainSettings,
     PrivacySettings,
+    SecuritySettings,
     SparseSettings,
     Study,
     parse_study,
@@ -31,6 +32,7 @@ def study(sites: int = 10, framework: str = "fclopt", weight: int = 20, **privac
         finetune=FinetuneSettings(modes=("local",)),
         pretrain=PretrainSettings(exchange="none"),
         privacy=PrivacySettings(**asked),
+        security=SecuritySettings(secagg=False),
     )
 
 
