@@ -32,9 +32,10 @@ from fedsecure.node.events import (
     Train,
     TrainDone,
 )
+from fedsecure.node.order import NEVER
 from fedsecure.node.received import require_fitting, whole
 from fedsecure.node.shell import Shell
-from fedsecure.node.site import NEVER, Phase, SiteState, step
+from fedsecure.node.site import Phase, SiteState, step
 from fedsecure.node.site_sum import SiteSum
 from fedsecure.node.site_target import find_target, keep_model, keep_target
 from fedsecure.node.trainer import Answer, Trained, TrainOrder
@@ -78,9 +79,10 @@ class SiteShell(Shell):
         self._boot = boot
         self._flows: tuple[str, ...] = ()
         self._boxes: dict[str, SealedBox] = {}
-        saved = self._store.get("done")
+        done, sent = (self._store.get(name) for name in ("done", "opened"))
         self._state = SiteState(
-            done=msgspec.json.decode(saved, type=tuple[int, int]) if saved else NEVER,
+            done=msgspec.json.decode(done, type=tuple[int, int]) if done else NEVER,
+            sent=msgspec.json.decode(sent, type=tuple[int, int]) if sent else NEVER,
             phase=Phase.LEAVING if self._store.get("vetoed") else Phase.WAITING,
         )
 
@@ -174,6 +176,7 @@ class SiteShell(Shell):
             case SayHello(stage, round_, done):
                 self._control(Hello(self._boot, stage, round_, done))
             case SayLeave(reason):
+                self._save(opened=b"")  # from now on rounds are not kept open for this site
                 self._control(Leave(LeaveReason(reason)))
             case SayWantTarget(stage, round_):
                 self._control(WantTarget(stage, round_))
@@ -187,6 +190,7 @@ class SiteShell(Shell):
                 keep_model(self._store, message)
                 if message.prototypes:
                     self._store.write(SUM, message.prototypes)
+                self._save(opened=msgspec.json.encode(self._state.sent))
             case BankRelay(site=site, box=box):
                 self._boxes[site] = box
             case TargetModel(target=target):
