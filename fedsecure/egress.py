@@ -36,7 +36,7 @@ from fedsecure.config import Study
 from fedsecure.errors import GateRefused
 from fedsecure.greeting import GREETINGS, Greeting
 from fedsecure.learning import prototypes
-from fedsecure.packing import pack_bank, pack_vector, within_range
+from fedsecure.packing import in_order, pack_bank, pack_vector, within_range
 from fedsecure.plan import SUMMED, frame_limit, made, makes_target, require_no_noise
 from fedsecure.privacy.quantize import Quantizer
 from fedsecure.privacy.summing import Part, quantizer
@@ -351,8 +351,8 @@ class Gate:
             case Flow.WEIGHTS:
                 return WeightUpdate(stage, round_, context.model_digest, pack_vector(arrays))
             case Flow.FEATURES:
-                bank = pack_bank(Bank(arrays["features"].astype(np.float32), arrays["partitions"].astype(np.uint8)))
-                return FeatureBank(stage, round_, self._sealer.box(self._readers, bank, stage, round_))
+                bank = in_order(Bank(arrays["features"].astype(np.float32), arrays["partitions"].astype(np.uint8)))
+                return FeatureBank(stage, round_, self._sealer.box(self._readers, pack_bank(bank), stage, round_))
             case Flow.PROTOTYPES:
                 box = self._sealer.box(self._readers, self._summed(arrays), stage, round_)
                 return FeatureBank(stage, round_, box)

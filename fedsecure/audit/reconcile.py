@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Final, get_args
 
 from fedsecure.audit.testimony import Finding, Status, Testimony
-from protocols.messages import Kind
-from protocols.tlog.leaf import Received, Sent
+from protocols.messages import Kind, Logging
+from protocols.tlog.leaf import Received, Sent, flow_of
 
+_OF_LOGS: Final = frozenset(flow_of(message) for message in get_args(Logging))
 _Message = tuple[Kind, str, int, bytes]  # kind, flow, bytes, SHA-256
 
 
@@ -39,7 +41,7 @@ def _pair(name: str, peer: str, sent: list[Sent], took: list[Received]) -> Findi
     matched = f"{came.total():,} messages, {_size(came):,} bytes, to {peer}"
     lost = left - came
     last = max((at for at, leaf in enumerate(sent) if came[_identity(leaf)]), default=-1)
-    end = [leaf for leaf in sent[last + 1 :] if leaf.kind is Kind.CONTROL]
+    end = [leaf for leaf in sent[last + 1 :] if leaf.kind is Kind.CONTROL or leaf.flow in _OF_LOGS]
     if lost.total() == len(sent) - last - 1 == len(end):
         told = f"{matched}; {len(end)} more when it had stopped" if end else matched
         return Finding("both ends", name, Status.PROVED, told)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -18,6 +18,7 @@ from fedsecure.errors import FedsecureError
 from keys.edition import Edition
 from keys.errors import KeysError
 from keys.identity import PublicIdentity
+from keys.roster import Roster
 from protocols.errors import FaultyPeer
 from protocols.tlog.leaf import Leaf, decode_leaf
 from protocols.tlog.merkle import leaf_hash
@@ -117,6 +118,15 @@ def publics(editions: Iterable[Edition], name: str) -> list[PublicIdentity]:
             found.append(edition.rotated[name].old)
         found += [entry.public for entry in edition.revoked if entry.name == name]
     return list(dict.fromkeys(found))
+
+
+def rosters_of(editions: Sequence[Edition]) -> list[Roster]:
+    """One roster of the members' present keys, and as many more as it takes to have each former key in one."""
+    names = {name for edition in editions for name in (*edition.members, *(gone.name for gone in edition.revoked))}
+    keys = {name: publics(editions, name) for name in names}
+    most = max(map(len, keys.values()))
+    members = ({name: known[min(at, len(known) - 1)] for name, known in keys.items()} for at in range(most))
+    return [Roster(editions[0].coordinator, each) for each in members]
 
 
 def _files(where: Path) -> dict[str, bytes]:

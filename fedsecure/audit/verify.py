@@ -26,7 +26,7 @@ from fedsecure.audit import evidence
 from fedsecure.audit.log import code
 from fedsecure.audit.models import models
 from fedsecure.audit.reconcile import both_ends
-from fedsecure.audit.testimony import Broken, Finding, Status, Testimony, publics, read
+from fedsecure.audit.testimony import Broken, Finding, Status, Testimony, read, rosters_of
 from fedsecure.errors import SettingsError
 from keys.edition import Edition
 from keys.errors import KeysError
@@ -126,18 +126,6 @@ def _study(every: list[Testimony]) -> Iterator[Finding]:
         yield Finding("study", "", PROVED, most.hex())
 
 
-def _rosters(nodes: dict[str, Testimony]) -> list[Roster]:
-    """With every combination of keys that a signature may be under: one roster of present keys, one of former."""
-    editions = [one.edition for one in nodes.values()]
-    names = {name for edition in editions for name in (*edition.members, *(gone.name for gone in edition.revoked))}
-    keys = {name: publics(editions, name) for name in names}
-    most = max(map(len, keys.values()))
-    rosters = (
-        {name: known[min(number, len(known) - 1)] for name, known in keys.items() if known} for number in range(most)
-    )
-    return [Roster(editions[0].coordinator, members) for members in rosters]
-
-
 def _holds(signed: SignedHead, study: bytes, rosters: Iterable[Roster]) -> bool:
     return any(_quiet(check_head, signed, peer=_AUDITOR, study=study, roster=roster) for roster in rosters)
 
@@ -152,7 +140,7 @@ def _quiet(check: object, *given: object, **named: object) -> bool:
 
 def _heads(nodes: dict[str, Testimony]) -> Iterator[Finding]:
     """Signatures of every head that anybody holds, and that each is of the log that its member shows."""
-    study, rosters = next(iter(nodes.values())).closing.study, _rosters(nodes)
+    study, rosters = next(iter(nodes.values())).closing.study, rosters_of([one.edition for one in nodes.values()])
     known: dict[bytes, SignedHead] = {}
     for one in nodes.values():
         before: dict[str, SignedHead] = {}
@@ -215,7 +203,7 @@ def _one_list(nodes: dict[str, Testimony]) -> Iterator[Finding]:
 
 
 def _witnesses(nodes: dict[str, Testimony]) -> Iterator[Finding]:
-    rosters = _rosters(nodes)
+    rosters = rosters_of([one.edition for one in nodes.values()])
     heads = {(s.signed.head.member, s.signed.head.round): s for one in nodes.values() for s in one.heads}
     vouched, checked = set(), set()
     for one in nodes.values():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections import deque
 from pathlib import Path
 from typing import Final
@@ -76,6 +77,7 @@ class LogWorld:
         self.roster = Roster(HUB, members)
         self.wire: deque[tuple[str, str, bytes]] = deque()
         self.at = (0, 0)
+        self.log_seconds = 0.0  # that the sites spent on their logs
         self.nodes = {name: LogNode(self, name) for name in self.identities}
 
     def folder_of(self, name: str) -> Path:
@@ -94,7 +96,9 @@ class LogWorld:
         for site in self.sites:
             node = self.nodes[site]
             node.gate.release(Update(Flow.WEIGHTS, dict(_MODEL)), _CONTEXT._replace(round=number))
+            began = time.perf_counter()
             node.checkpoints.round_done(*self.at)
+            self.log_seconds += time.perf_counter() - began
             node.gate.control(HUB, RoundDone(0, number), *self.at)
         self.deliver()
 
@@ -114,9 +118,12 @@ class LogWorld:
         place = place_of(message) or self.at
         told = Told(kind_of(message), sender, flow_of(message), *place, model_of(message))
         digest = hashlib.sha256(frame).digest()
+        began = time.perf_counter()
         node.store.note(received(node.store.leaves(), told, len(frame), digest))
         if isinstance(message, Logging):
             node.checkpoints.take(sender, message)
+        if recipient != HUB:
+            self.log_seconds += time.perf_counter() - began
 
     def close(self) -> None:
         """The study is over: last heads, and everybody's evidence."""

@@ -11,11 +11,14 @@ refused under the name of whoever signed them; the heads that show it stay in th
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import msgspec
 
+from fedsecure.audit.testimony import rosters_of
 from fedsecure.config import Study
+from fedsecure.node.membership import load_trust
 from fedsecure.node.store import Store
 from fedsecure.plan import number_of
 from keys.identity import Identity
@@ -33,7 +36,7 @@ from protocols.tlog.checkpoint import (
     viewed,
     witness_of,
 )
-from protocols.tlog.errors import SplitView
+from protocols.tlog.errors import BadProof, SplitView
 from protocols.tlog.merkle import Proof, leaf_hash
 from protocols.tlog.messages import (
     MOST_HEADS,
@@ -57,6 +60,7 @@ _ENCODER: Final = msgspec.msgpack.Encoder()
 SHOWN_NOTHING: Final = -1  # to a site that joined anew: heads that it could not check stand before it in the list
 Say = Callable[[str, Message], None]
 Fault = Callable[[FaultyPeer], None]
+Check = partial[None]  # that lacks a roster
 
 
 class Checkpoints:
@@ -151,7 +155,12 @@ class Checkpoints:
             raise Inconsistent(site, "a head names the heads that its site was shown, as they were shown")
         if self._has_not_seen(site, new.head.seen):
             return  # the list was lost on its way: this proof begins at an older head, the next one will not
-        vouch = self._countersign(new, message.proof, site)
+        try:
+            vouch = self._countersign(new, message.proof, site)
+        except BadProof:
+            if self._held.get(site) != SHOWN_NOTHING:
+                raise
+            return  # it goes by what it signed, of which something was lost on its way
         self._keep(Shown(new, message.proof, (vouch,)))
 
     def _shown(self, coordinator: str, message: LogHeads) -> None:
@@ -165,13 +174,13 @@ class Checkpoints:
 
     def _believed(self, coordinator: str, shown: Shown) -> list[Vouch]:
         new, author, number = shown.signed, shown.signed.head.member, shown.signed.head.round
-        check_head(new, peer=coordinator, study=self._digest, roster=self._roster)
+        self._under_any_keys(partial(check_head, new, peer=coordinator, study=self._digest))
         if (author == coordinator) == bool(shown.countersigned):
             raise Malformed(coordinator, "the coordinator countersigns the heads of all others")
         for each in shown.countersigned:
             if each.member != coordinator:
                 raise Malformed(coordinator, "the coordinator countersigns the heads of all others")
-            check_countersignature(new, each, peer=coordinator, roster=self._roster)
+            self._under_any_keys(partial(check_countersignature, new, each, peer=coordinator))
         compare_views(self._views, new, coordinator=coordinator)
         if author == self._name:
             if number not in self._own or self._own[number].signed != new:
@@ -196,17 +205,26 @@ class Checkpoints:
                 raise
         return countersign(self._identity, self._name, None, new, proof, peer=peer)  # it joined anew: with a new log
 
+    def _under_any_keys(self, check: Check) -> None:
+        """A head of the list may be from before its member changed keys. Raises what `check` does of present ones."""
+        try:
+            check(roster=self._roster)
+        except FaultyPeer:
+            if not any(_passes(check, roster) for roster in self._former()):
+                raise
+
+    def _former(self) -> list[Roster]:
+        edition = load_trust(self._store.folder).accepted
+        return [] if edition is None else rosters_of([edition])
+
     def _has_not_seen(self, site: str, seen: int) -> bool:
         """Whether its own last head stands behind the first `seen` of the list."""
         last = self._last.get(site)
-        return last is not None and self._numbers[site] >= seen and self._is_of_present_keys(last)
+        shown = self._held.get(site) != SHOWN_NOTHING
+        return shown and last is not None and self._numbers[site] >= seen and self._is_of_present_keys(last)
 
     def _is_of_present_keys(self, last: SignedHead) -> bool:
-        try:
-            check_head(last, peer=last.head.member, study=self._digest, roster=self._roster)
-        except FaultyPeer:
-            return False
-        return True
+        return _passes(partial(check_head, last, peer=last.head.member, study=self._digest), self._roster)
 
     def _vouched(self, site: str, message: LogWitness) -> None:
         if message.seen >= len(self._views):
@@ -231,7 +249,10 @@ class Checkpoints:
         for leaf in self._store.leaves_from(len(self._tree)):
             self._tree.append(leaf_hash(leaf))
         # What the other end may not have taken cannot be what it checks from: at a site, the last head shown to it.
-        before = self._last[self._name].head.size if self._name in self._last else 0
+        if self._name in self._last:
+            before = self._last[self._name].head.size
+        else:  # a site that is shown no list goes by what it signed itself
+            before = max((own.signed.head.size for own in self._own.values()), default=0)
         seen = len(self._views) - 1
         head = Head(
             1, self._digest, self._name, number, len(self._tree), self._tree.root(), NO_LEDGER, seen, self._views[seen]
@@ -256,3 +277,11 @@ class Checkpoints:
         self._numbers[signed.head.member] = len(self._views) - 1
         self._every[signed.head.member, signed.head.round] = signed
         self._views.append(viewed(self._views[-1], signed))
+
+
+def _passes(check: Check, roster: Roster) -> bool:
+    try:
+        check(roster=roster)
+    except FaultyPeer:
+        return False
+    return True
