@@ -35,7 +35,11 @@ from fedsecure.node.site import AGAIN, HELLO_EVERY_S, TOO_OFTEN, SiteState
 from protocols.messages import AskTargets, Hello, Leave, LeaveReason, RoundOpen, TargetRef, model_digest
 
 STUDY: Study = parse_study(
-    {"sites": [{"name": name, "weight": 2} for name in ("a", "b", "c")], "pretrain": {"rounds": 2}}
+    {
+        "sites": [{"name": name, "weight": 2} for name in ("a", "b", "c")],
+        "pretrain": {"rounds": 2},
+        "security": {"secagg": False},
+    }
 )
 FCLOPT: Study = parse_study({**STUDY.model_dump(mode="json"), "framework": "fclopt"})
 FLOOD = 200

@@ -24,6 +24,7 @@ STUDY = parse_study(
     {
         "framework": "fclopt",
         "sites": [{"name": name, "weight": 2} for name in ("a", "b")],
+        "security": {"secagg": False},
         "model": {"filters": 4, "hidden": 8, "features": 8},
     }
 )
