@@ -20,7 +20,8 @@ from fedsecure.egress import Gate, RoundContext
 from fedsecure.errors import GateRefused
 from fedsecure.node.store import Store
 from fedsecure.node.workbench import load_cohort
-from fedsecure.types import Cohort, Flow, Update, schema_of, schema_size
+from fedsecure.packing import in_order, pack_bank
+from fedsecure.types import Bank, Cohort, Flow, Update, schema_of, schema_size
 from keys.identity import Identity
 from sim.leaks import KNOWN_MISSES, LIKENESS_ALONE, TRAINERS, honest_rounds
 from sim.world import World, build, site_folder
@@ -114,6 +115,12 @@ def _refused(tap: Tap, update: Update) -> bool:
     return False
 
 
+def _bank(update: Update) -> bytes:
+    """What a gate boxes of features."""
+    features, partitions = np.asarray(update.arrays["features"], np.float32), update.arrays["partitions"]
+    return pack_bank(in_order(Bank(features, partitions.astype(np.uint8))))
+
+
 class _Exit:
     """A site's gate as it is, and what came out of it."""
 
@@ -134,6 +141,8 @@ class _Exit:
         except GateRefused:
             return SCHEMA
         message = dict(self._store.queued(0, round_))[update.flow]
+        if update.flow is Flow.FEATURES and _bank(update) == _bank(honest):
+            return DROPPED
         names = [name.encode() for name in update.arrays if name not in honest.arrays]
         return DROPPED if names and not any(name in message for name in names) else NOBODY
 

@@ -15,7 +15,7 @@ from fedsecure.greeting import GREETINGS, Verdict
 from fedsecure.learning.shapes import model_schema
 from fedsecure.node.wiring import COORDINATOR
 from fedsecure.packing import pack_model, unpack_model
-from fedsecure.plan import frame_limit, has_target, opens_with_sum, schedule
+from fedsecure.plan import frame_limit, has_target, opens_with_sum, places, schedule
 from protocols.codec import decode, encode
 from protocols.messages import (
     AskTargets,
@@ -47,11 +47,11 @@ def _body(frame: bytes) -> bytes:
     return frame[2 + int.from_bytes(frame[:2], "big") + 64 :]
 
 
-def _opening(me: Insider, **changes: object) -> RoundOpen:
-    """The round after the last one that was opened, well formed but for these fields. Its model is all zeros."""
-    last, stages = openings(me.line.sent)[-1], schedule(me.study)
-    ends = last.round == stages[last.stage].rounds
-    stage, round_ = (last.stage + 1, 0) if ends else (last.stage, last.round + 1)
+def _opening(me: Insider, left_out: int = 0, **changes: object) -> RoundOpen:
+    """The round after the last one that was opened, well formed but for these fields. Its model is all zeros.
+    left_out: rounds that come in between."""
+    last, following = openings(me.line.sent)[-1], places(me.study)
+    stage, round_ = following[following.index((last.stage, last.round)) + 1 + left_out]
     fields: dict[str, Any] = {
         "stage": stage,
         "round": round_,
@@ -90,6 +90,11 @@ def _other_model(me: Insider) -> bytes:
     return me.frame(last, body=body)
 
 
+def _last(me: Insider) -> RoundOpen:
+    stage, round_ = places(me.study)[-1]
+    return _opening(me, stage=stage, round=round_, target=(), prototypes=b"", model=_model(me, stage))
+
+
 def _asking(me: Insider) -> list[bytes]:
     """For the target networks that the last round ended with."""
     last = openings(me.line.sent)[-1]
@@ -107,6 +112,8 @@ AT_A_SITE: Final[dict[str, Abuse]] = {
     "another study file": lambda me, _: me.greeting(study=bytes(32)),
     "the last round, over and over": lambda me, _: [me.frame(openings(me.line.sent)[-1]) for _ in range(FLOOD)],
     "target networks asked for, over and over": lambda me, _: _asking(me),
+    "a round left out": lambda me, _: me.frame(_opening(me, left_out=1)),
+    "the last round at once": lambda me, _: me.frame(_last(me)),
     "a round outside of the schedule": lambda me, _: me.frame(_opening(me, stage=len(schedule(me.study)))),
     "a bank of a site that is none": lambda me, _: me.frame(_opening(me, banks=(BankRef("puppet", bytes(32)),))),
     "another target network's round": lambda me, _: me.frame(_opening(me, target=_other_target(me))),

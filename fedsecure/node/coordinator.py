@@ -46,7 +46,7 @@ from fedsecure.node.events import (
     TrainFailed,
     Veto,
 )
-from fedsecure.plan import least_sites, schedule
+from fedsecure.plan import deadline_of, least_sites
 from protocols.messages import (
     DistanceReport,
     FeatureBank,
@@ -142,11 +142,11 @@ def _allowed(study: Study, state: CoordinatorState) -> float | None:
     match state.phase:
         case Phase.JOINING:
             return study.join_deadline_s
-        case Phase.OPEN if state.round == schedule(study)[state.stage].rounds and study.evaluation_deadline_s:
-            return study.evaluation_deadline_s
+        case Phase.OPEN:
+            return deadline_of(study, state.stage, state.round)
         case Phase.SUMMING:
             return study.security.step_deadline_s
-        case Phase.OPEN | Phase.COLLECTING:
+        case Phase.COLLECTING:
             return study.round_deadline_s
         case _:
             return None

@@ -101,6 +101,12 @@ class CoordinatorShell(Shell):
         super().follow(roster)
         self._leave_out_strangers()
 
+    def _at_fault(self, error: FaultyPeer) -> None:
+        """A site whose log does not hold has left, as by a veto."""
+        self._refused(error.peer, error.rule)
+        if error.peer in self._state.cohort:
+            self._events.append(FrameIn(error.peer, Leave(LeaveReason.VETOED)))
+
     def _leave_out_strangers(self) -> None:
         """Who is not in the roster has left, as by a veto: not waited for any more, relayed or averaged."""
         gone = (site for site in self._state.cohort if site not in self._roster.members)
@@ -135,6 +141,10 @@ class CoordinatorShell(Shell):
 
     def _position(self) -> tuple[int, int]:
         return self._state.stage, self._state.round
+
+    def _results(self) -> dict[str, bytes]:
+        last = (model_file(stage, plan.rounds) for stage, plan in enumerate(schedule(self._study)))
+        return {name: self._store.read(name) for name in (ENCODER, *last) if self._store.has(name)}
 
     def _phase(self) -> str:
         return self._state.phase
@@ -177,6 +187,7 @@ class CoordinatorShell(Shell):
             case AskForTarget(site, stage, round_):
                 self._gate.control(site, AskTargets(stage, round_), stage, round_)
             case CloseStudy(sites, finished):
+                self._show_heads(sites, finished)
                 for site in sites:
                     self._gate.control(
                         site, StudyClosed(CloseReason.FINISHED if finished else CloseReason.ABORTED), *self._position()
@@ -187,6 +198,14 @@ class CoordinatorShell(Shell):
                     self._forget_before(*self._position())
             case _:
                 raise RuntimeError(f"not an effect of a coordinator: {type(effect).__name__}")
+
+    def _show_heads(self, sites: tuple[str, ...], finished: bool) -> None:
+        """The last heads, to sites that hear that the study is over."""
+        if finished:
+            self._checkpoints.round_opens(len(schedule(self._study)), 0)
+        for site in sites:
+            if site in self._roster.members:
+                self._checkpoints.show(site)
 
     # --- secure sums ---
 
@@ -339,6 +358,8 @@ class CoordinatorShell(Shell):
         values = self._values(stage, round_, model) if effect.holds else b""
         whole = b"" if values else model
         opening = RoundOpen(stage, round_, model_digest(model), refs, target, summed, values, whole)
+        self._checkpoints.round_opens(stage, round_)
+        self._checkpoints.show(site)
         if effect.behind:
             self._show_past(site, stage)
         self._gate.publish(site, opening, stage, round_)

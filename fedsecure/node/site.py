@@ -2,7 +2,7 @@
 
 1. Everything that changes a site's state is in this file; it knows no socket, file, clock or tensor.
 2. A round goes WAITING -> GATHERING -> TRAINING -> WAITING. The coordinator opens rounds; a later one replaces an
-   earlier one that is still running, an earlier one is never gone back to.
+   earlier one that is still running, an earlier one is never gone back to, and none comes before it can: order.py.
 3. A round that was done is answered by the stored bytes, never by computing or sealing again, and within a pace.
 4. A round trains from the target network whose digest was announced, or not at all: held, predicted, or asked for.
 5. What does not fit the table is refused and changes nothing.
@@ -45,6 +45,7 @@ from fedsecure.node.events import (
     TrainFailed,
     Veto,
 )
+from fedsecure.node.order import NEVER, objection
 from fedsecure.node.pace import Pace, Rooms
 from fedsecure.plan import has_target, opens_with_sum, relays_boxes, schedule
 from protocols.box import box_digest
@@ -62,7 +63,6 @@ from protocols.secagg.messages import (
 HELLO_EVERY_S: Final = 2.0
 AGAIN: Final = Pace(burst=3, per_s=0.1)  # of what is sent once more: an honest coordinator waits 20 s before it asks
 TOO_OFTEN: Final = "asks for the same more often than it could have been lost"
-NEVER: Final = (-1, -1)
 
 
 class Phase(StrEnum):
@@ -75,9 +75,12 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SiteState:
-    """`done`: last (stage, round) whose release is on disk. The rest describes the round in work and dies in a kill."""
+    """`done`: last (stage, round) whose release is on disk; `sent`: the last that this site was sent, on disk as well.
+    The rest describes the round in work and dies in a kill."""
 
     done: tuple[int, int] = NEVER
+    sent: tuple[int, int] = NEVER
+    sent_at: float | None = None
     phase: Phase = Phase.WAITING
     current: tuple[int, int] = NEVER
     missing: Mapping[str, bytes] = field(default_factory=dict)  # site -> digest of the sealed bank still to come
@@ -100,7 +103,7 @@ def step(study: Study, coordinator: str, state: SiteState, event: Event) -> Outc
         return _leaving(coordinator, state, event)
     match event:
         case Restarted():
-            return SiteState(done=state.done), ()
+            return SiteState(done=state.done, sent=state.sent), ()
         case Tick(now):
             return _tick(state, now)
         case Veto():
@@ -174,12 +177,16 @@ def _open(study: Study, state: SiteState, sender: str, message: RoundOpen) -> Ou
         return state, (Refuse(sender, "round is not in the study's schedule"),)
     if asked == state.done:
         return _again(state, sender, Resend(*asked))
-    if asked < max(state.done, state.current):  # its frames are numbered: an honest one never opens them out of order
+    if asked < max(state.done, state.sent):  # its frames are numbered: an honest one never opens them out of order
         return state, (Refuse(sender, "opens a round that is past: with an older model"),)
     if state.phase is not Phase.WAITING and asked == state.current:
         # Repeated, harmless; but where the target network was lost on its way it is asked for again.
         lost = state.phase is Phase.GATHERING and asked == state.current and state.target
         return _again(state, sender, SayWantTarget(*asked)) if lost else (state, ())
+    waited = None if state.sent_at is None else state.now - state.sent_at
+    # After a restart nobody knows whether the round was released before the kill that came before it was noted.
+    if reason := objection(study, state.sent, state.phase is Phase.WAITING, waited, asked):
+        return state, (Refuse(sender, reason),)
     if bool(message.target) != has_target(study, *asked):
         return state, (Refuse(sender, "announces a target network where the study has none, or none where it has one"),)
     if message.banks and not relays_boxes(study):
@@ -192,8 +199,8 @@ def _open(study: Study, state: SiteState, sender: str, message: RoundOpen) -> Ou
         return state, (Refuse(sender, "a bank is announced from outside the cohort"),)
     cancel = (CancelTraining(),) if state.phase is Phase.TRAINING else ()
     opened = replace(
-        state, phase=Phase.GATHERING, current=asked, missing=missing, banks=tuple(sorted(missing)), target=b"",
-        asked=False,
+        state, phase=Phase.GATHERING, current=asked, sent=asked, sent_at=state.now, missing=missing,
+        banks=tuple(sorted(missing)), target=b"", asked=False,
     )  # fmt: skip
     search: tuple[Effect, ...] = ()
     for target in message.target:

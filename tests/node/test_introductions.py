@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from fedsecure.audit.log import Entry
 from fedsecure.config import Study, parse_study
 from fedsecure.egress import FREE, SentRow
 from fedsecure.greeting import GREETINGS, Greeting, Verdict
@@ -42,13 +43,15 @@ class Node:
 
     def _say(self, greeting: Greeting) -> None:
         frame = GREETINGS.write(greeting, self.identity)
-        self.store.log(SentRow("control", "Greeting", FREE, 0, 0, greeting.recipient, len(frame), b"d" * 32))
+        self.store.log(
+            SentRow("control", "Greeting", FREE, 0, 0, greeting.recipient, len(frame), b"d" * 32), Entry(b"")
+        )
         self.out.append(frame)
 
     def sends(self, frames: int = 1) -> None:
         """Something of a study leaves."""
         for _ in range(frames):
-            self.store.log(SentRow("control", "Hello", FREE, 0, 0, "hub", 10, b"d" * 32))
+            self.store.log(SentRow("control", "Hello", FREE, 0, 0, "hub", 10, b"d" * 32), Entry(b""))
 
 
 def talk(site: Node, hub: Node, turns: int = 4) -> None:

@@ -158,9 +158,10 @@ def test_no_earlier_round_is_gone_back_to(earlier: tuple[int, int]) -> None:
 
 
 def test_a_later_round_replaces_the_one_in_training() -> None:
-    state, _ = after(SiteState(), incoming(opening(0, 0)))
+    late = parse_study({**STUDY.model_dump(mode="json"), "round_deadline_s": 600.0})
+    state, _ = after(SiteState(), incoming(opening(0, 0)), of=late)
     assert state.phase is Phase.TRAINING
-    state, effects = after(state, incoming(opening(0, 1)))
+    state, effects = after(state, incoming(opening(0, 1)), of=late)
     assert isinstance(effects[0], CancelTraining)
     assert effects[-1] == Train(0, 1, ())
     # The answer of the round that was replaced may still be in the pipe.
@@ -205,7 +206,7 @@ def test_a_failed_trainer_is_told_to_the_coordinator_without_its_reason() -> Non
 
 def test_a_restart_forgets_the_running_round_and_keeps_what_was_done() -> None:
     state, _ = after(SiteState(done=(0, 0)), incoming(opening(0, 1)))
-    assert after(state, Restarted()) == (SiteState(done=(0, 0)), [])
+    assert after(state, Restarted()) == (SiteState(done=(0, 0), sent=(0, 1)), [])
 
 
 def test_hello_says_how_far_the_site_is() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from fedsecure.audit.log import Entry
 from fedsecure.config import FinetuneSettings, Member, PretrainSettings, PrivacySettings, SecuritySettings, Study, dump
 from fedsecure.egress import NON_PRIVATE, REPEAT, SentRow
 from fedsecure.errors import SettingsError
@@ -46,7 +47,7 @@ def record(folder: Path, *rows: tuple[str, str, str, int]) -> None:
     """(kind, flow, event, round) of what a site sent."""
     store = Store(folder)
     for kind, flow, event, round_ in rows:
-        store.log(SentRow(kind, flow, event, 0, round_, "coordinator", 10, bytes(32)))
+        store.log(SentRow(kind, flow, event, 0, round_, "coordinator", 10, bytes(32)), Entry(b""))
     store.close()
 
 

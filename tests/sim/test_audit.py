@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedsecure.config import parse_study
+from fedsecure.node.order import LEFT_OUT
 from fedsecure.node.received import MODEL_SHAPE
 from fedsecure.node.site import TOO_OFTEN
 from sim.adversary import ON_THE_WIRE, at_the_door, on_paper
@@ -23,6 +24,8 @@ RULES = {  # of what a coordinator can try at a site: each is refused for its ow
     "a model that is not finite": "a tensor of the model is not finite, or beyond what any weight trains to",
     "a model that is none": "not safetensors (SafetensorError)",
     "the last round, over and over": TOO_OFTEN,
+    "a round left out": LEFT_OUT,
+    "the last round at once": LEFT_OUT,
     "a round outside of the schedule": "round is not in the study's schedule",
     "a bank of a site that is none": "a bank is announced from outside the cohort",
 }

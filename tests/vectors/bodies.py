@@ -110,6 +110,23 @@ def message_vectors() -> list[Case]:
     add(
         "recipient is a path", "release", ["feature-bank", 0, 2, [sender, ciphertext, [["../b", bytes(80)]], signature]]
     )
+    _, signed, proof = msgspec.msgpack.decode(encode(valid["log-head"]))
+    fields, by = signed
+    tag, first, (shown, _) = msgspec.msgpack.decode(encode(valid["log-heads"]))
+    _, seen, (vouch,) = msgspec.msgpack.decode(encode(valid["log-witness"]))
+    add("a head without a signature", "share", ["log-head", [fields], proof])
+    add("a head of version 2", "share", ["log-head", [[2, *fields[1:]], by], proof])
+    add("a head with free text", "share", ["log-head", [[*fields, "patient 17"], by], proof])
+    add("leaves without a root in a head", "share", ["log-head", [[*fields[:4], 0, *fields[5:]], by], proof])
+    add("a view of no head", "share", ["log-head", [[*fields[:8], digest], by], proof])
+    add("a proof of 65 hashes", "share", ["log-head", signed, [digest] * 65])
+    add("a proof of something else than hashes", "share", ["log-head", signed, [digest[:31]]])
+    add("a head under control", "control", ["log-head", signed, proof])
+    add("65 heads", "share", [tag, first, [shown] * 65])
+    add("heads from a number below 0", "share", [tag, -1, [shown]])
+    add("a head countersigned twice", "share", [tag, first, [[shown[0], [], [["site-a", bytes(64)]] * 2]]])
+    add("65 vouches", "share", ["log-witness", seen, [vouch] * 65])
+    add("a vouch for no round", "share", ["log-witness", seen, [[vouch[0], vouch[2]]]])
     long = "not the canonical encoding of a {} message"
     hello, done = pack(["hello", 3, 0, 2, True]), pack(["round-done", 0, 2])
     add("number in two bytes", "control", done[:-1] + b"\xcc\x02", long)

@@ -42,6 +42,19 @@ from protocols.messages import (
     WeightUpdate,
 )
 from protocols.seal import Sealer
+from protocols.tlog.checkpoint import sign_head
+from protocols.tlog.messages import (
+    NO_LEDGER,
+    NO_VIEW,
+    Countersignature,
+    Head,
+    LogHead,
+    LogHeads,
+    LogWitness,
+    Shown,
+    SignedHead,
+    Vouch,
+)
 
 MAXIMUM = 4096
 Case = dict[str, Any]
@@ -149,7 +162,21 @@ def messages() -> dict[str, Any]:
         "target-model": TargetModel(0, 3, digest, FLOATS),
         "want-target": WantTarget(0, 3),
         "ask-targets": AskTargets(0, 2),
+        "log-head": LogHead(signed_head("site-a"), (fixed("left"), fixed("right"))),
+        "log-heads": LogHeads(4, tuple(shown_head(name) for name in ("coordinator", "site-b"))),
+        "log-witness": LogWitness(6, (Vouch("site-b", 2, bytes(range(64))),)),
     }
+
+
+def signed_head(member: str, round_: int = 2) -> SignedHead:
+    return sign_head(IDENTITIES[member], Head(1, STUDY, member, round_, 6, fixed("root"), NO_LEDGER, 0, NO_VIEW))
+
+
+def shown_head(member: str) -> Shown:
+    """As the coordinator passes it on."""
+    signed = signed_head(member)
+    by = () if member == "coordinator" else (Countersignature("coordinator", bytes(range(64))),)
+    return Shown(signed, (fixed("left"),), by)
 
 
 def ok(name: str, **fields: Any) -> Case:
