@@ -331,6 +331,11 @@ class Study(_Frozen):
             raise ValueError("minimum_sites is larger than the number of sites: no round could close")
         if self.sites and (why := unsummable(self.security, len(self.sites))):
             raise ValueError(why)
+        if self.security.secagg and "federated" in self.finetune.modes and self.finetune.steps < self.finetune.rounds:
+            raise ValueError(
+                "finetune.steps is less than finetune.rounds: in some round nobody would train, its model would be the "
+                "one before, and no model is summed twice: write as many steps as rounds, or fewer rounds"
+            )
         if self.join_deadline_s is not None and self.round_deadline_s is None:
             raise ValueError("join_deadline_s begins without late sites, and the first round would wait for them: set "
                              "round_deadline_s, too")  # fmt: skip

@@ -328,6 +328,16 @@ def test_updates_are_summed_securely_unless_a_study_says_otherwise() -> None:
     assert owed(parse_study({"sites": sites}), 0, 0) == {Flow.FEATURES}
 
 
+def test_a_sum_of_a_round_in_which_nobody_trains_is_refused_beforehand() -> None:
+    """Its model would be that of the round before, which sites do not sum again: the study would end there."""
+    few = {"finetune": {"steps": 3, "rounds": 4}}
+    with pytest.raises(SettingsError, match="as many steps as rounds, or fewer rounds"):
+        parse_study(few)
+    parse_study({"finetune": {"steps": 4, "rounds": 4}})
+    parse_study({"finetune": {**few["finetune"], "modes": ["local"]}})
+    parse_study({**few, "security": {"secagg": False}})
+
+
 @pytest.mark.parametrize("few", range(1, 5))
 def test_with_fewer_than_five_sites_a_study_says_false_itself(few: int) -> None:
     """Also where its cohort is written in later. The error says both ways out."""
