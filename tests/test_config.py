@@ -114,7 +114,7 @@ OTHER: dict[str, Any] = {
     "finetune.consistency.weight": 1.0, "finetune.consistency.teacher": 0.9, "finetune.consistency.dropped": 0.2,
     "privacy.epsilon": 2.0, "privacy.delta": 1e-7, "privacy.noise_multiplier": 3.0, "privacy.sampling": 0.5,
     "privacy.contribution": "site-update", "privacy.least_survivors": 1, "privacy.colluders": 0,
-    "security.ring": 32,
+    "security.ring": 32, "security.rotation": False,
 }  # fmt: skip
 FIXED = {
     "format",

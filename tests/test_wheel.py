@@ -83,7 +83,7 @@ def test_it_runs_a_federation_outside_the_checkout(installed: Path, tmp_path: Pa
     study = tmp_path / "study.toml"
     study.write_text(
         "[model]\nfilters = 4\nhidden = 16\nfeatures = 8\n[data]\nsize = 32\n"
-        "[pretrain]\nrounds = 1\nlocal_steps = 1\nbatch = 8\nbank = 16\nnegatives = 8\n"
+        "[security]\nsecagg = false\n[pretrain]\nrounds = 1\nlocal_steps = 1\nbatch = 8\nbank = 16\nnegatives = 8\n"
         '[finetune]\nlabelled = [1]\nsteps = 2\nrounds = 1\nbatch = 2\nmodes = ["federated"]\n'
     )
     arguments = ["simulate", "study.toml", "--sites", "2", "--patients", "2", "--transport", "memory", "--out", "run"]

@@ -185,8 +185,10 @@ def test_views_are_the_same_in_every_step_with_and_without(
 ) -> None:
     seen: list[bytes] = []
 
-    def watched(images: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        views, places = located_views(images, generator)
+    def watched(
+        images: torch.Tensor, generator: torch.Generator, strength: Strength
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        views, places = located_views(images, generator, strength)
         seen.append(views.numpy().tobytes())
         return views, places
 

@@ -13,6 +13,7 @@ from fedsecure.learning.job import Job
 from fedsecure.learning.model import tensors_of
 from fedsecure.learning.pretrain import initial
 from fedsecure.learning.slices import Batch, SliceIndex
+from fedsecure.learning.transforms import Strength
 from fedsecure.types import Bank, Cohort, State
 
 
@@ -79,7 +80,7 @@ def test_with_remote_only_the_sites_own_bank_is_no_match(toy_study: Callable[...
     assert _step(heard, cohort) > _step(_training(toy_study(remote_only=True)), cohort)
 
 
-def _unmoved(images: torch.Tensor, _: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def _unmoved(images: torch.Tensor, _: torch.Generator, __: Strength) -> tuple[torch.Tensor, torch.Tensor]:
     """Views that are the slices themselves, and where each pixel of them was read."""
     still = torch.eye(2, 3).expand(len(images), 2, 3)
     return images, torch.nn.functional.affine_grid(still, list(images.shape), align_corners=False)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsecure.config import Member, SparseSettings, Study
+from fedsecure.config import Member, SecuritySettings, SparseSettings, Study
 from fedsecure.learning.sparse import VALUES, Places, compress, flat, part_of, places_of, renewed, sent_schema
 from fedsecure.types import FloatArray, Tensors, schema_of
 
@@ -111,10 +111,13 @@ def test_values_that_do_not_fit_are_refused(values: FloatArray) -> None:
 
 
 def test_what_leaves_is_the_rounds_coordinates_or_with_a_period_of_one_the_model() -> None:
-    sites = (Member(name="a", weight=1), Member(name="b", weight=1))
+    pair = {
+        "sites": (Member(name="a", weight=1), Member(name="b", weight=1)),
+        "security": SecuritySettings(secagg=False),
+    }
     model = schema_of(_model(0))
-    assert sent_schema(Study(sites=sites), 0, 0, model) is model
-    study = Study(sites=sites, sparse=SparseSettings(period=5))
+    assert sent_schema(Study(**pair), 0, 0, model) is model
+    study = Study(**pair, sparse=SparseSettings(period=5))
     sent = [spec for round_ in range(5) for spec in sent_schema(study, 0, round_, model)]
     assert sorted(spec.size for spec in sent) == [2, 2, 2, 3, 3]
     assert {spec.name for spec in sent} == {VALUES}

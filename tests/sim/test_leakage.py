@@ -13,6 +13,8 @@ from sim.leakage import CONTENT, DROPPED, Leakage, Row
 from sim.leaks import KNOWN_MISSES, LIKENESS_ALONE, TRAINERS
 
 STUDY = """
+[security]
+secagg = false
 [[sites]]
 name = "north"
 weight = 3
