@@ -131,6 +131,8 @@ def _renegade(run: Path, world: World, study: Study, cache: Path, expected: tupl
     arena.turn(2)
     identity = open_own(arena.folders[COORDINATOR]).identity
     rows = list(on_the_wire(arena, Insider(arena, COORDINATOR, identity, line, victim), AT_A_SITE))
+    arena.end(COORDINATOR)  # started again it numbers its frames above all that it said as a renegade
+    arena.start(COORDINATOR)
     return [*rows, _ended(arena, run, expected)]
 
 
