@@ -58,6 +58,7 @@ def _opening(me: Insider, left_out: int = 0, **changes: object) -> RoundOpen:
         "banks": (),
         "target": last.target if has_target(me.study, stage, round_) else (),
         "prototypes": last.prototypes if opens_with_sum(me.study, stage, round_) else b"",
+        "values": b"",
         "model": _model(me, stage),
     } | changes
     return RoundOpen(model_digest=model_digest(fields["model"]), **fields)

@@ -14,22 +14,24 @@ from protocols.messages import LeaveReason
 
 
 def open_round(study: Study, state: CoordinatorState) -> Outcome:
-    """Open the state's round to every site that is here; the others get it with their next Hello."""
+    """Open the state's round to every site that is here; the others get it with their next Hello. Who has done the
+    round before holds its model; whoever asks again is sent all, as it may not."""
+    holding = state.finished if study.sparse.period > 1 and state.round > 0 else frozenset()
     state = replace(
         state, phase=Phase.OPEN, received=frozenset(), finished=frozenset(), deadline=None, supplied={},
         attempts=0, asked=asked_at_opening(study, state),
     )  # fmt: skip
     effects: list[Effect] = [Persist()]
     for site in sorted(state.joined & set(state.cohort)):
-        state, opened = open_for(study, state, site)
+        state, opened = open_for(study, state, site, site in holding)
         effects += opened
     return state, tuple(effects)
 
 
-def open_for(study: Study, state: CoordinatorState, site: str) -> Outcome:
+def open_for(study: Study, state: CoordinatorState, site: str, holds: bool = False) -> Outcome:
     banks = tuple(other for other in state.shared if other != site)
     behind = study.security.secagg and site not in state.agreed
-    opened = OpenRound(site, state.stage, state.round, banks, state.corrected, state.asked, behind)
+    opened = OpenRound(site, state.stage, state.round, banks, state.corrected, state.asked, behind, holds)
     supplied = {**state.supplied, site: state.now} if state.corrected else state.supplied
     return replace(state, sent={**state.sent, site: state.now}, supplied=supplied), (opened,)
 

@@ -58,16 +58,17 @@ class Known(msgspec.Struct, frozen=True, array_like=True):
 
 class Introductions:
     """`say(greeting)` sends, `refuse(peer, rule)` notes, `stop(why)` ends this node, `renewed(peer)` is told of a
-    peer with new keys, whose numbers begin again."""
+    peer with new keys, whose numbers begin again, `took(peer, frame)` of every greeting that is one, before anything is
+    done with it."""
 
     def __init__(
         self, name: str, study: Study, identity: Identity, roster: Roster, store: Store, boot: int, start: bytes, *,
         say: Callable[[Greeting], None], refuse: Callable[[str, str], None], stop: Callable[[str], None],
-        renewed: Callable[[str], None],
+        renewed: Callable[[str], None], took: Callable[[str, bytes], None] = lambda _, __: None,
     ) -> None:  # fmt: skip
         self._name, self._study, self._identity, self._roster, self._store = name, study, identity, roster, store
         self._boot, self._start, self._began = boot, start, store.head()
-        self._say, self._refuse, self._stop, self._renewed = say, refuse, stop, renewed
+        self._say, self._refuse, self._stop, self._renewed, self._took = say, refuse, stop, renewed, took
         self._parts = tuple(settings_of(study).values())
         self._coordinates = name == roster.coordinator
         self._verdicts: dict[str, Verdict] = {}
@@ -123,6 +124,7 @@ class Introductions:
         except ProtocolError as error:
             self._refuse(error.peer, error.rule)
             return
+        self._took(peer, frame)
         self.skews[peer] = greeting.at_ms / 1000 - time.time()
         verdict = self._judge(peer, greeting, frame)
         self._verdicts[peer] = verdict

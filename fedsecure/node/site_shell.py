@@ -12,6 +12,7 @@ from fedsecure.egress import RoundContext
 from fedsecure.errors import GateRefused
 from fedsecure.learning import prototypes
 from fedsecure.learning.parts import start_of
+from fedsecure.learning.sparse import sent_schema
 from fedsecure.node.events import (
     CancelTraining,
     Effect,
@@ -26,12 +27,13 @@ from fedsecure.node.events import (
     SayHello,
     SayLeave,
     SayWantTarget,
+    Stop,
     TargetFound,
     Train,
     TrainDone,
 )
 from fedsecure.node.order import NEVER
-from fedsecure.node.received import require_fitting
+from fedsecure.node.received import require_fitting, whole
 from fedsecure.node.shell import Shell
 from fedsecure.node.site import Phase, SiteState, step
 from fedsecure.node.site_sum import SiteSum
@@ -45,12 +47,13 @@ from fedsecure.types import Flow, Update, schema_of
 from keys.roster import Roster
 from protocols.box import BoxContext, open_box
 from protocols.envelope import Opened
-from protocols.errors import ProtocolError
+from protocols.errors import FaultyPeer, ProtocolError
 from protocols.messages import (
     BankRelay,
     Hello,
     Leave,
     LeaveReason,
+    Message,
     RoundDone,
     RoundOpen,
     SealedBox,
@@ -106,11 +109,17 @@ class SiteShell(Shell):
     def _channel(self) -> ClientTransport:
         return self._transport
 
-    def _admit(self, opened: Opened) -> None:
-        """A model that is none of the study's comes no further. A relayed box is checked when it is opened, and only
-        against its announcement before."""
-        if isinstance(opened.message, RoundOpen | TargetModel):
-            require_fitting(self._study, opened.sender, opened.message)
+    def _admit(self, opened: Opened) -> Message:
+        """A model that is none of the study's comes no further, and one that came as values comes as itself. A relayed
+        box is checked when it is opened, and only against its announcement before."""
+        message = opened.message
+        if isinstance(message, RoundOpen):
+            message = whole(
+                self._study, opened.sender, message, self._store.read(MODEL) if self._store.has(MODEL) else b""
+            )
+        if isinstance(message, RoundOpen | TargetModel):
+            require_fitting(self._study, opened.sender, message)
+        return message
 
     def _step(self, event: Event) -> tuple[Effect, ...]:
         self._state, effects = step(self._study, self._roster.coordinator, self._state, event)
@@ -155,7 +164,7 @@ class SiteShell(Shell):
                     self._sum.hear(message, mine)
             case Resend(stage, round_):
                 self._gate.repeat(stage, round_)
-                self._control(RoundDone(stage, round_))
+                self._done(stage, round_)
             case Persist():
                 vetoed = {"vetoed": b"1"} if self._state.phase is Phase.LEAVING else {}
                 self._save(done=msgspec.json.encode(self._state.done), **vetoed)
@@ -243,11 +252,20 @@ class SiteShell(Shell):
         for flow in sorted(leaving):
             arrays = unpack_arrays(self._store.read(f"outgoing/{flow}.safetensors"))
             self._gate.release(Update(flow, arrays), context)
-        self._control(RoundDone(stage, round_))
+        self._done(stage, round_)
         self._transport.rekey()  # what comes next belongs to another round
         if not secure:  # un-noised updates; a secure sum takes them from there, and the next round forgets them
             self._store.forget("outgoing/*")
         self._store.forget("incoming/*.bank")  # other hospitals' features in the clear
+
+    def _done(self, stage: int, round_: int) -> None:
+        self._checkpoints.round_done(stage, round_)
+        self._control(RoundDone(stage, round_))
+
+    def _at_fault(self, error: FaultyPeer) -> None:
+        """What this site was shown of the logs does not hold: nothing more leaves it."""
+        self._refused(error.peer, error.rule)
+        self._end(Stop("failed", f"the transparency log does not hold. {error}: ask all operators for their heads"))
 
     def _release_target(self, stage: int, round_: int) -> None:
         if any(flow == Flow.TARGET for flow, _ in self._store.queued(stage, round_)):
@@ -260,7 +278,8 @@ class SiteShell(Shell):
 
     def _context(self, stage: int, round_: int) -> RoundContext:
         model = self._store.read(MODEL)
-        context = RoundContext(stage, round_, schema_of(unpack_model(model)), model_digest(model))
+        schema = sent_schema(self._study, stage, round_, schema_of(unpack_model(model)))
+        context = RoundContext(stage, round_, schema, model_digest(model))
         if not has_target(self._study, stage, round_):
             return context
         target = self._store.read(TARGET)

@@ -38,7 +38,15 @@ def received(tensors: Tensors) -> Schema:
 
 @pytest.mark.parametrize("raw", STUDIES, ids=lambda raw: "-".join(map(str, raw.values())))
 def test_every_stages_model_has_the_shapes_that_the_study_gives_it(raw: dict[str, Any]) -> None:
-    study = parse_study({"sites": SITES, "model": SMALL, "finetune": {"labelled": [1], "modes": ["local"]}, **raw})
+    study = parse_study(
+        {
+            "sites": SITES,
+            "model": SMALL,
+            "finetune": {"labelled": [1], "modes": ["local"]},
+            "security": {"secagg": False},
+            **raw,
+        }
+    )
     encoder: Tensors | None = None
     for number, stage in enumerate(schedule(study)):
         model = initial_model(study, number, encoder)

@@ -35,7 +35,11 @@ from fedsecure.node.site import AGAIN, HELLO_EVERY_S, TOO_OFTEN, SiteState
 from protocols.messages import AskTargets, Hello, Leave, LeaveReason, RoundOpen, TargetRef, model_digest
 
 STUDY: Study = parse_study(
-    {"sites": [{"name": name, "weight": 2} for name in ("a", "b", "c")], "pretrain": {"rounds": 2}}
+    {
+        "sites": [{"name": name, "weight": 2} for name in ("a", "b", "c")],
+        "pretrain": {"rounds": 2},
+        "security": {"secagg": False},
+    }
 )
 FCLOPT: Study = parse_study({**STUDY.model_dump(mode="json"), "framework": "fclopt"})
 FLOOD = 200
@@ -133,7 +137,7 @@ def node(of: Study, state: SiteState, *events: Event) -> tuple[SiteState, list[E
 
 
 def opening(*target: TargetRef) -> FrameIn:
-    return FrameIn("hub", RoundOpen(0, 0, model_digest(b"m"), (), target, b"", b"m"))
+    return FrameIn("hub", RoundOpen(0, 0, model_digest(b"m"), (), target, b"", b"", b"m"))
 
 
 DONE = (opening(), TrainDone(0, 0))
@@ -163,7 +167,7 @@ def test_a_coordinator_that_asks_without_end_is_answered_a_few_times(
 def test_the_first_question_of_each_round_is_answered_however_short_rounds_are() -> None:
     state, _ = node(STUDY, SiteState(), Tick(0.0))
     for round_ in range(2):
-        start = FrameIn("hub", RoundOpen(0, round_, model_digest(b"m"), (), (), b"", b"m"))
+        start = FrameIn("hub", RoundOpen(0, round_, model_digest(b"m"), (), (), b"", b"", b"m"))
         state, _ = node(STUDY, state, start, TrainDone(0, round_))
         state, effects = node(STUDY, state, *[FrameIn("hub", AskTargets(0, round_))] * FLOOD)
         assert count(effects, ReleaseTarget) == AGAIN.burst

@@ -58,7 +58,11 @@ from protocols.messages import (
 )
 
 STUDY: Study = parse_study(
-    {"sites": [{"name": name, "weight": 2} for name in ("a", "b", "c")], "pretrain": {"rounds": 2}}
+    {
+        "sites": [{"name": name, "weight": 2} for name in ("a", "b", "c")],
+        "pretrain": {"rounds": 2},
+        "security": {"secagg": False},
+    }
 )
 MODEL = b"\0" * 8
 
@@ -69,7 +73,7 @@ def box(sender: str, filling: bytes = b"x") -> SealedBox:
 
 def opening(stage: int, round_: int, *banks: SealedBox, prototypes: bytes = b"") -> RoundOpen:
     refs = tuple(BankRef(bank.sender, box_digest(bank)) for bank in banks)
-    return RoundOpen(stage, round_, hashlib.sha256(MODEL).digest(), refs, (), prototypes, MODEL)
+    return RoundOpen(stage, round_, hashlib.sha256(MODEL).digest(), refs, (), prototypes, b"", MODEL)
 
 
 def after(state: SiteState, *events: Event, of: Study = STUDY) -> tuple[SiteState, list[Effect]]:
@@ -247,7 +251,7 @@ DIGEST = hashlib.sha256(TARGET).digest()
 
 def announcing(round_: int, follows: bool = False, asked: bool = False) -> FrameIn:
     target = (TargetRef(DIGEST, follows, asked),)
-    return incoming(RoundOpen(0, round_, hashlib.sha256(MODEL).digest(), (), target, b"", MODEL))
+    return incoming(RoundOpen(0, round_, hashlib.sha256(MODEL).digest(), (), target, b"", b"", MODEL))
 
 
 def target_model(round_: int, target: bytes = TARGET) -> FrameIn:
