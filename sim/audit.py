@@ -49,8 +49,8 @@ def shortened(study: Study) -> tuple[Study, tuple[str, ...]]:
     """The study with little to compute and no deadline, and which settings that changed."""
     pretrain = study.pretrain.model_copy(update={"rounds": 2, "local_steps": 1, "batch": min(8, study.pretrain.batch)})
     finetune = study.finetune.model_copy(
-        update={"labelled": (1,), "modes": ("federated",), "steps": 1, "rounds": 2, "batch": 2}
-    )
+        update={"labelled": (1,), "modes": ("federated",), "steps": 2, "rounds": 2, "batch": 2}
+    )  # a step a round: a model that no update has changed is not summed again
     data = DataSettings(size=32)
     update = {
         "start": "pretrain", "encoder": None,
