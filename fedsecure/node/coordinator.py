@@ -25,6 +25,7 @@ from fedsecure.node.coordinator_end import abort, closed
 from fedsecure.node.coordinator_state import CoordinatorState, Outcome, Phase
 from fedsecure.node.coordinator_sum import (
     answered,
+    end_shown,
     in_sum,
     is_waited_for,
     late,
@@ -247,7 +248,12 @@ def _hello(study: Study, state: CoordinatorState, sender: str, hello: Hello) -> 
         if state.joined != set(state.cohort):
             return state, ()
         return replace(state, phase=Phase.PREPARING), (Persist(), Prepare(0))
-    if not _waited_for(state, sender) or recently(state.sent, sender, state.now):
+    if not _waited_for(state, sender):
+        return state, ()
+    shown = end_shown(study, state, sender, hello) if state.phase is Phase.OPEN else None
+    if shown is not None:
+        return shown
+    if recently(state.sent, sender, state.now):
         return state, ()
     if state.phase is Phase.SUMMING:
         return remind(state, sender)

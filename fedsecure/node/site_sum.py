@@ -25,7 +25,7 @@ from fedsecure.plan import schedule, summed
 from fedsecure.types import Flow, Update
 from keys.identity import Identity
 from keys.roster import Roster
-from protocols.errors import Inconsistent, ProtocolError, UnexpectedMessage
+from protocols.errors import Inconsistent, ProtocolError, Spent, UnexpectedMessage
 from protocols.messages import Message, SumRequest
 from protocols.secagg import client, setup
 from protocols.secagg.manifest import Expected, manifest_digest
@@ -188,6 +188,8 @@ class SiteSum:
                 self._sums.keep("result-agreement", agreement, self._sums.ledger, said=message)
                 self._send(agreement)
             case SumResult(), Informed() as state if message.keyset == state.answered.keyset:
+                if message.result != state.result:
+                    raise Spent(self._roster.coordinator, "one result is told of a sum")
                 self._said = message
                 self._say_again(message)
             case SumResult(), _:
@@ -245,10 +247,11 @@ class SiteSum:
             return
         of = {entry.manifest} if isinstance(message, SecAggOpen | Keyset) else {entry.keyset, kept.keyset}
         named = manifest_digest(message.manifest) if isinstance(message, SecAggOpen) else _named(message)
-        if named in of:
-            self._gate.again(kept, *self._place())
-        else:
+        if named not in of:
             raise UnexpectedMessage(self._roster.coordinator, "a message is of the sum that the site is in")
+        if isinstance(message, Survivors) and frozenset(message.survivors) != entry.survivor_ranks:
+            raise Spent(self._roster.coordinator, "one set of survivors is signed for one keyset")
+        self._gate.again(kept, *self._place())
 
     def _place(self) -> tuple[int, int]:
         return self._sums.ledger.entries[-1].place
