@@ -14,6 +14,7 @@ cleaned. Only this module seals (an import contract says so), receivers drop wha
 given to nobody else.
 
 Order of a release: check schema and content (audit.tap), account, box, log and queue in one transaction, sign, send.
+Whatever leaves and whatever is refused is a leaf of the node's transparency log (audit.log), written before it is sent.
 A crash wastes the message; what is sent again is the stored message, under a new number and never encrypted anew.
 Entries for prototypes are clipped row by row and summed here, which bounds each row; that a row is one patient, and all
 of it, is the trainer's promise: the gate cannot know. Weights are clipped where they enter a secure sum; what is summed
@@ -30,11 +31,12 @@ from typing import Final, NamedTuple, Protocol
 import numpy as np
 
 from fedsecure.agreement import AGREEMENTS, Agreement, Begin, Digests, Inquiry, KeyShare, Verdicts
+from fedsecure.audit.log import Entry, Policy, Scribe, Told, shapes_of
 from fedsecure.config import Study
 from fedsecure.errors import GateRefused
 from fedsecure.greeting import GREETINGS, Greeting
 from fedsecure.learning import prototypes
-from fedsecure.packing import pack_bank, pack_vector, within_range
+from fedsecure.packing import in_order, pack_bank, pack_vector, within_range
 from fedsecure.plan import SUMMED, frame_limit, made, makes_target, require_no_noise
 from fedsecure.privacy.quantize import Quantizer
 from fedsecure.privacy.summing import Part, quantizer
@@ -61,10 +63,16 @@ from protocols.secagg.client import mask_input
 from protocols.secagg.ledger import Ledger
 from protocols.secagg.messages import FlowPart, MaskedInput
 from protocols.secagg.states import Burned, Masked
+from protocols.tlog.leaf import Reason, flow_of, model_of, place_of
 
 NON_PRIVATE: Final = "non-private"  # dp_accounting's NonPrivateDpEvent: epsilon is infinite
 FREE: Final = "none"  # control and publish: computed from no volume of this node
 REPEAT: Final = "repeat"  # a message that was accounted before, sent again
+_TAGS: Final[Mapping[Flow, str]] = {  # of the messages that flows leave in
+    Flow.WEIGHTS: flow_of(WeightUpdate), Flow.FEATURES: flow_of(FeatureBank), Flow.PROTOTYPES: flow_of(FeatureBank),
+    Flow.PROTOTYPE_SUM: flow_of(PrototypeSum), Flow.METRICS: flow_of(MetricReport), Flow.TARGET: flow_of(TargetUpdate),
+    Flow.DISTANCE: flow_of(DistanceReport),
+}  # fmt: skip
 _PUBLISHED: Final[Mapping[type, str]] = {RoundOpen: "weights", TargetModel: "target"}  # named like what comes up
 
 
@@ -82,10 +90,12 @@ class SentRow(NamedTuple):
 
 
 class Journal(Protocol):
-    """The durable record the gate writes before it sends."""
+    """The durable record the gate writes before it sends: rows, and leaves of the transparency log beside them."""
 
-    def log_and_queue(self, row: SentRow, message: bytes) -> None: ...
-    def log(self, row: SentRow) -> None: ...
+    def log_and_queue(self, row: SentRow, entry: Entry, message: bytes) -> None: ...
+    def log(self, row: SentRow, entry: Entry) -> None: ...
+    def note(self, entry: Entry) -> None: ...
+    def leaves(self) -> int: ...
     def queued(self, stage: int, round_: int) -> list[tuple[str, bytes]]: ...
     def released_bytes(self) -> int: ...
 
@@ -108,10 +118,6 @@ class RoundContext(NamedTuple):
     target_digest: bytes = b""
 
 
-def _anything(_: Update) -> None:
-    """Content tests of a node that has no volumes."""
-
-
 class Gate:
     """The one exit of a node. Holds the only sealer and the only way to the transport."""
 
@@ -127,10 +133,11 @@ class Gate:
         send: Callable[[str, bytes], None],
         observe: Observe,
         maximum_upload: int | None = None,
-        inspect: Callable[[Update], None] = _anything,
+        inspect: Callable[[Update], None] | None = None,
     ) -> None:
         """`readers`: the other sites, who may open feature banks. `send(peer, frame)` hands over to the transport.
-        `inspect` looks at every update before clipping and noise, and raises GateRefused for what must not leave.
+        `inspect` looks at every update before clipping and noise, and raises GateRefused for what must not leave; None:
+        a node that has no volumes, or does not look.
 
         Raises SettingsError for a study that asks for noise.
         """
@@ -146,6 +153,8 @@ class Gate:
         self._observe = observe
         self._maximum_upload = maximum_upload
         self._inspect = inspect
+        self.policy = Policy.of(study, maximum_upload, inspect is not None)
+        self._scribe = Scribe(self.policy)
 
     def follow(self, readers: Mapping[str, PublicIdentity]) -> None:
         """Seal feature banks for these sites from now on."""
@@ -159,28 +168,28 @@ class Gate:
         Raises GateRefused, before anything is sealed, for arrays outside the round's schema, for values that are not
         finite and beyond the site's cap.
         """
-        if self._study.security.secagg and update.flow in SUMMED:
-            raise GateRefused(f"{update.flow}: the study sums them securely, and no site's own may leave")
         if any(flow == update.flow for flow, _ in self._journal.queued(context.stage, context.round)):
             return  # already out; `repeat` is how it is sent again
         try:
+            self._check_clear(update)
             self._check(update, context)
             message = self._message(self._account(update), context)
             released = self._sealed(message, update.flow, context)
             self._check_cap(len(released.frame))
         except GateRefused as refusal:
-            self._observe(Refused(stage=context.stage, round=context.round, rule=str(refusal), peer="gate"))
+            self._refused(refusal, _TAGS[update.flow], context, update.arrays)
             raise
         row = self._row(released.kind, update.flow, NON_PRIVATE, context.stage, context.round, released.frame)
-        self._journal.log_and_queue(row, encode(message))
+        self._journal.log_and_queue(row, self._entry(row, message, shapes_of(update.arrays)), encode(message))
         self._hand_over(row, released.frame)
 
     def repeat(self, stage: int, round_: int) -> None:
         """Send the stored messages of a round again: the same bytes in a frame with a new number."""
         for flow, raw in self._journal.queued(stage, round_):
-            frame = self._sealer.seal(self._coordinator, decode(Kind.RELEASE, raw, "outbox"))
+            message = decode(Kind.RELEASE, raw, "outbox")
+            frame = self._sealer.seal(self._coordinator, message)
             row = self._row(Kind.RELEASE, flow, REPEAT, stage, round_, frame)
-            self._journal.log(row)
+            self._journal.log(row, self._entry(row, message))
             self._hand_over(row, frame)
 
     def control(self, recipient: str, message: Message, stage: int, round_: int) -> None:
@@ -219,10 +228,14 @@ class Gate:
             frame = self._sealer.seal(self._coordinator, message)
             self._check_cap(len(frame))
         except GateRefused as refusal:
-            self._observe(Refused(stage=context.stage, round=context.round, rule=str(refusal), peer="gate"))
+            arrays = {f"{update.flow}/{name}": array for update in updates for name, array in update.arrays.items()}
+            self._refused(refusal, flow_of(MaskedInput), context, arrays)
             raise
         row = self._row(Kind.RELEASE, _joined(manifest.flows), NON_PRIVATE, context.stage, context.round, frame)
-        self._journal.log(row)  # first: who is killed in between is charged for what did not leave, never the reverse
+        shapes = [shape for update in updates for shape in shapes_of(update.arrays)]
+        entry = self._entry(row, message, shapes, manifest.model)
+        # First: who is killed in between is charged for what did not leave, never the reverse.
+        self._journal.log(row, entry)
         record.keep("masked-input", message, ledger, masked)
         self._hand_over(row, frame)
         self._observe(Measured(stage=context.stage, round=context.round, metric="clipped_by", value=factor))
@@ -240,7 +253,7 @@ class Gate:
             return
         frame = self._sealer.seal(self._coordinator, message)
         row = self._row(Kind.RELEASE, "masked again", REPEAT, stage, round_, frame)
-        self._journal.log(row)
+        self._journal.log(row, self._entry(row, message))
         self._hand_over(row, frame)
 
     # --- steps of a release ---
@@ -262,12 +275,16 @@ class Gate:
         raw = self._summed(arrays) if update.flow is Flow.PROTOTYPE_SUM else pack_vector(arrays)
         return update.flow, np.frombuffer(raw, "<f4")
 
+    def _check_clear(self, update: Update) -> None:
+        if self._study.security.secagg and update.flow in SUMMED:
+            raise GateRefused(f"{update.flow}: the study sums them securely, and no site's own may leave")
+
     def _check(self, update: Update, context: RoundContext) -> None:
         """Closed schema per flow: names, dtypes, shapes and finite values, all of them or nothing."""
         arrays = update.arrays
         match update.flow:
             case Flow.WEIGHTS:
-                _check_shapes(update, context.schema, "the model's")
+                _check_shapes(update, context.schema, "the round's")
                 floats = list(arrays)
             case Flow.TARGET:
                 if not makes_target(self._study, context.stage, context.round):
@@ -293,7 +310,8 @@ class Gate:
         for name in floats:
             if arrays[name].dtype != np.float32 or not within_range(arrays[name]):
                 raise GateRefused(f"{update.flow}: values that are not finite float32, or beyond any weight: diverged?")
-        self._inspect(update)
+        if self._inspect is not None:
+            self._inspect(update)
 
     def _check_distance(self, arrays: State, context: RoundContext) -> None:
         if self._study.pretrain.distance != "r2" or not makes_target(self._study, context.stage, context.round):
@@ -333,8 +351,8 @@ class Gate:
             case Flow.WEIGHTS:
                 return WeightUpdate(stage, round_, context.model_digest, pack_vector(arrays))
             case Flow.FEATURES:
-                bank = pack_bank(Bank(arrays["features"].astype(np.float32), arrays["partitions"].astype(np.uint8)))
-                return FeatureBank(stage, round_, self._sealer.box(self._readers, bank, stage, round_))
+                bank = in_order(Bank(arrays["features"].astype(np.float32), arrays["partitions"].astype(np.uint8)))
+                return FeatureBank(stage, round_, self._sealer.box(self._readers, pack_bank(bank), stage, round_))
             case Flow.PROTOTYPES:
                 box = self._sealer.box(self._readers, self._summed(arrays), stage, round_)
                 return FeatureBank(stage, round_, box)
@@ -358,26 +376,46 @@ class Gate:
 
     def _check_cap(self, size: int) -> None:
         if size > frame_limit(self._study):
-            raise GateRefused("a frame over the study's size limit")
+            raise GateRefused("a frame over the study's size limit", "cap")
         if self._maximum_upload is not None and self._journal.released_bytes() + size > self._maximum_upload:
-            raise GateRefused("the site's cap on uploads (maximum_upload) would be passed")
+            raise GateRefused("the site's cap on uploads (maximum_upload) would be passed", "cap")
 
     # --- sending ---
 
     def _plain(self, kind: Kind, recipient: str, message: Message, stage: int, round_: int) -> None:
         if kind_of(message) is not kind:
-            raise GateRefused(f"{type(message).__name__} is not a {kind} message")
+            refusal = GateRefused(f"{type(message).__name__} is not a {kind} message")
+            self._log_refusal(Told(kind, recipient, "", stage, round_), refusal, {})
+            raise refusal
         frame = self._sealer.seal(recipient, message)
         flow = _PUBLISHED.get(type(message), type(message).__name__)
         row = self._row(kind, flow, FREE, stage, round_, frame, recipient)
-        self._journal.log(row)
+        self._journal.log(row, self._entry(row, message))
         self._hand_over(row, frame)
 
     def _note(self, note: Greeting | Agreement, frame: bytes, kind: Kind, stage: int, round_: int) -> None:
         event = NON_PRIVATE if kind is Kind.RELEASE else FREE
         row = self._row(kind, type(note).__name__, event, stage, round_, frame, note.recipient)
-        self._journal.log(row)
+        tag = "greeting" if isinstance(note, Greeting) else str(note.__struct_config__.tag)
+        told = Told(kind, note.recipient, tag, stage, round_)
+        self._journal.log(row, self._scribe.sent(self._journal.leaves(), told, row.size, row.digest, frame, ()))
         self._hand_over(row, frame)
+
+    def _entry(
+        self, row: SentRow, message: Message, shapes: Sequence[tuple[int, ...]] = (), model: bytes | None = None
+    ) -> Entry:
+        """The leaf of a message that leaves. model: where the message alone does not say."""
+        spoken_of = model_of(message) if model is None else model
+        at = place_of(message) or (row.stage, row.round)
+        told = Told(kind_of(message), row.peer, flow_of(message), *at, spoken_of)
+        return self._scribe.sent(self._journal.leaves(), told, row.size, row.digest, encode(message), shapes)
+
+    def _refused(self, refusal: GateRefused, flow: str, context: RoundContext, arrays: State) -> None:
+        self._observe(Refused(stage=context.stage, round=context.round, rule=str(refusal), peer="gate"))
+        self._log_refusal(Told(Kind.RELEASE, self._coordinator, flow, context.stage, context.round), refusal, arrays)
+
+    def _log_refusal(self, told: Told, refusal: GateRefused, arrays: State) -> None:
+        self._journal.note(self._scribe.refused(self._journal.leaves(), told, Reason(refusal.reason), arrays))
 
     def _row(
         self, kind: str, flow: str, event: str, stage: int, round_: int, frame: bytes, peer: str | None = None

@@ -41,4 +41,11 @@ class DataError(FedsecureError):
 
 
 class GateRefused(FedsecureError):
-    """The egress gate refused a release: wrong schema, over a cap, or not finite. Nothing has left."""
+    """The egress gate refused a release: wrong schema, over a cap, or not finite. Nothing has left.
+
+    reason: one of `protocols.tlog.leaf.Reason`, as the log has it.
+    """
+
+    def __init__(self, text: str, reason: str = "schema") -> None:
+        super().__init__(text)
+        self.reason = reason

@@ -1,6 +1,7 @@
 """The messages, all of them. Each is a frozen struct of bounded fields, has one kind and one sender's role.
 
-Those of secure aggregation are in `protocols.secagg.messages`, what fields are made of in `protocols.fields`.
+Those of secure aggregation are in `protocols.secagg.messages`, those of logs in `protocols.tlog.messages`, what fields
+are made of in `protocols.fields`.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from protocols.secagg.messages import (
     UnmaskRequest,
     UnmaskShares,
 )
+from protocols.tlog.messages import LogHead, LogHeads, LogWitness
 
 CONTENT_KEY_SIZE = 32  # of a box: AES-256
 TAG_SIZE = 16  # of AES-GCM
@@ -52,7 +54,7 @@ class Kind(StrEnum):
 
     RELEASE = "release"  # computed from volumes
     CONTROL = "control"  # no float, array or free text
-    SHARE = "share"  # keys, sealed shares and signatures of secure aggregation
+    SHARE = "share"  # keys, sealed shares and signatures of secure aggregation, heads of logs
     PUBLISH = "publish"  # the coordinator's model, and boxes it relays
 
 
@@ -231,9 +233,11 @@ class DistanceReport(Wire, frozen=True, tag="distance-report"):
 class RoundOpen(Wire, frozen=True, tag="round-open"):
     """Coordinator: a round begins with this model and with these banks, which follow as BankRelay.
 
-    `model`: safetensors, every tensor float32; `model_digest`: SHA-256 of it; `banks` sorted by site; `target`: none,
-    or one where the round has a target network that is not part of the model; `prototypes`: the sum of the vectors that
-    the sites sent as PrototypeSum in the round before, little-endian float32, empty where there is none.
+    `model`: safetensors, every tensor float32; `model_digest`: SHA-256 of it; `values`: in place of the model, to a
+    site that has that of the round before, the values that changed, little-endian float32; `banks` sorted by site;
+    `target`: none, or one where the round has a target network that is not part of the model; `prototypes`: the sum of
+    the vectors that the sites sent as PrototypeSum in the round before, little-endian float32, empty where there is
+    none.
     """
 
     stage: Count
@@ -242,12 +246,16 @@ class RoundOpen(Wire, frozen=True, tag="round-open"):
     banks: Annotated[tuple[BankRef, ...], Meta(max_length=MAXIMUM_MEMBERS)]
     target: Annotated[tuple[TargetRef, ...], Meta(max_length=1)]
     prototypes: bytes
+    values: bytes
     model: bytes
 
     def __post_init__(self) -> None:
         require_ascending(tuple(bank.site for bank in self.banks))
         require_floats(self.prototypes)
-        if model_digest(self.model) != self.model_digest:
+        require_floats(self.values)
+        if self.values and (self.model or not self.round):
+            raise ValueError("values come in place of a model, and after a round whose model they change")
+        if not self.values and model_digest(self.model) != self.model_digest:
             raise ValueError("model_digest is the SHA-256 of model")
 
 
@@ -280,13 +288,14 @@ class BankRelay(Wire, frozen=True, tag="bank-relay"):
             raise ValueError("a box is relayed under its sender's name")
 
 
+Logging = LogHead | LogHeads | LogWitness
 Control = Hello | RoundDone | Leave | WantTarget | AskTargets | StudyClosed
 Unmasked = WeightUpdate | FeatureBank | PrototypeSum | MetricReport | TargetUpdate | DistanceReport
 Release = Unmasked | MaskedInput
 Publish = RoundOpen | BankRelay | TargetModel | SecAggOpen | SumResult
 SiteShare = AdvertiseKeys | ShareKeys | ConsistencyCheck | UnmaskShares | ResultAgreement
 CoordinatorShare = Keyset | RelayShares | Survivors | UnmaskRequest | AgreedResult
-Share = SiteShare | CoordinatorShare
+Share = SiteShare | CoordinatorShare | Logging
 SumAnswer = SiteShare | MaskedInput  # of a site in a secure sum
 SumRequest = CoordinatorShare | SecAggOpen | SumResult  # of the coordinator
 Message = Control | Release | Publish | Share
@@ -307,6 +316,8 @@ def kind_of(message: Message) -> Kind:
             return Kind.SHARE
         case Keyset() | RelayShares() | Survivors() | UnmaskRequest() | AgreedResult():
             return Kind.SHARE
+        case LogHead() | LogHeads() | LogWitness():
+            return Kind.SHARE
         case _:
             assert_never(message)
 
@@ -314,7 +325,7 @@ def kind_of(message: Message) -> Kind:
 def role_of(message: Message) -> Role:
     """Who may send it. The other role receives it: sites do not write to each other."""
     match message:
-        case Hello() | RoundDone() | Leave() | WantTarget():
+        case Hello() | RoundDone() | Leave() | WantTarget() | LogHead() | LogWitness():
             return Role.SITE
         case WeightUpdate() | FeatureBank() | PrototypeSum() | MetricReport() | TargetUpdate() | DistanceReport():
             return Role.SITE
@@ -323,6 +334,8 @@ def role_of(message: Message) -> Role:
         case AdvertiseKeys() | ShareKeys() | ConsistencyCheck() | UnmaskShares() | ResultAgreement():
             return Role.SITE
         case AskTargets() | StudyClosed() | RoundOpen() | BankRelay() | TargetModel() | SecAggOpen() | SumResult():
+            return Role.COORDINATOR
+        case LogHeads():
             return Role.COORDINATOR
         case Keyset() | RelayShares() | Survivors() | UnmaskRequest() | AgreedResult():
             return Role.COORDINATOR

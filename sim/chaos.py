@@ -47,6 +47,7 @@ TINY: Final[dict[str, Any]] = {
     "pretrain": {"rounds": 2, "local_steps": 2, "batch": 8, "bank": 32, "negatives": 16},
     "finetune": {"labelled": [1], "modes": ["federated"], "steps": 4, "rounds": 2, "batch": 2},
     "baseline": False,
+    "security": {"secagg": False},  # two sites
 }
 WORLD: Final = World(source=None, sites=2, scheme="random", phantom_patients=3, phantom_size=48)
 # One step of a sum is killed in each of seven rounds. A node is back within the deadline of a step, mostly.

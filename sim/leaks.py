@@ -151,9 +151,7 @@ TRAINERS: Final[Mapping[str, tuple[Flow, Trainer]]] = {
 }
 # Found by likeness alone, which misses some: where the picture lies badly in the blocks that are looked at
 LIKENESS_ALONE: Final = frozenset({"down-sampled slice"})
-KNOWN_MISSES: Final = frozenset(
-    {"least-significant-bit steganography", "values like noise", "order of rows", "number of rows"}
-)
+KNOWN_MISSES: Final = frozenset({"least-significant-bit steganography", "values like noise", "number of rows"})
 
 
 def honest_rounds(study: Study, cohort: Cohort, rounds: int) -> Iterator[dict[Flow, Update]]:

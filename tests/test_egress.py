@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,16 +12,18 @@ import numpy as np
 import pytest
 
 from fedsecure.agreement import KEY_SIZE, Digests, Inquiry, share_key
+from fedsecure.audit.sbom import release
 from fedsecure.config import Study, parse_study
 from fedsecure.egress import FREE, NON_PRIVATE, REPEAT, Gate, RoundContext
 from fedsecure.errors import GateRefused
 from fedsecure.node.store import Store
-from fedsecure.packing import unpack_bank, unpack_vector
+from fedsecure.packing import pack_vector, unpack_bank, unpack_vector
 from fedsecure.progress import Progress, Refused, Sent
 from fedsecure.types import Flow, TensorSpec, Update
 from keys.identity import Identity
 from keys.roster import Roster
 from protocols.box import BoxContext, open_box
+from protocols.codec import encode
 from protocols.envelope import ReplayGuard, open_frame
 from protocols.messages import (
     DistanceReport,
@@ -33,6 +36,8 @@ from protocols.messages import (
     TargetUpdate,
     WeightUpdate,
 )
+from protocols.tlog.leaf import Reason, commitment, decode_leaf
+from protocols.tlog.leaf import Refused as RefusedLeaf
 
 SCHEMA = (TensorSpec("encoder.a", (2, 3)), TensorSpec("encoder.b", (4,)))
 CONTEXT = RoundContext(0, 1, SCHEMA, b"m" * 32)
@@ -65,8 +70,8 @@ Make = Callable[..., Bench]
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
     def build(maximum_upload: int | None = None, inspect: Any = None, **settings: Any) -> Bench:
-        raw = {"sites": [{"name": name, "weight": 1} for name in "ab"], "model": {"features": 8}, **settings}
-        study = parse_study(raw)
+        sites = [{"name": name, "weight": 1} for name in "ab"]
+        study = parse_study({"sites": sites, "model": {"features": 8}, "security": {"secagg": False}, **settings})
         identities = {name: Identity.generate() for name in ("coordinator", "a", "b")}
         roster = Roster("coordinator", {name: identity.public for name, identity in identities.items()})
         store = Store(tmp_path / f"node-{len(list(tmp_path.iterdir()))}")
@@ -102,15 +107,69 @@ def test_weights_arrive_as_the_vector_that_was_released(make: Make) -> None:
     assert all(np.array_equal(back[name], array) for name, array in weights().arrays.items())
 
 
-def test_what_the_content_tests_refuse_does_not_leave_and_is_not_on_record(make: Make) -> None:
+def leaves(bench: Bench) -> list[Any]:
+    return [decode_leaf(raw, index, "a") for index, raw in enumerate(bench.store.leaves_from(0))]
+
+
+def test_what_the_content_tests_refuse_does_not_leave_and_is_logged_as_refused(make: Make) -> None:
     def refuses(update: Update) -> None:
-        raise GateRefused(f"{update.flow}: holds a picture")
+        raise GateRefused(f"{update.flow}: holds a picture", "content")
 
     bench = make(inspect=refuses)
     with pytest.raises(GateRefused, match="holds a picture"):
         bench.gate.release(weights(), CONTEXT)
     assert bench.frames == []
     assert list(bench.store.sent()) == []
+    (leaf,) = leaves(bench)
+    assert isinstance(leaf, RefusedLeaf)
+    assert (leaf.reason, leaf.flow, leaf.size) == (Reason.CONTENT, "weight-update", 40)
+    assert leaf.shapes == ((2, 3), (4,))
+
+
+def test_whatever_leaves_is_a_leaf_that_commits_to_it(make: Make) -> None:
+    bench = make(maximum_upload=10_000)
+    bench.gate.release(weights(), CONTEXT)
+    bench.gate.repeat(0, 1)
+    bench.gate.control("coordinator", Hello(1, 0, 1, True), 0, 1)
+    with pytest.raises(GateRefused):
+        bench.gate.control("coordinator", WeightUpdate(0, 1, b"m" * 32, b""), 0, 1)
+    with pytest.raises(GateRefused):
+        bench.gate.release(weights(**{"encoder.c": np.zeros(9, np.float32)}), CONTEXT._replace(round=2))
+    first, again, hello, wrong, other = leaves(bench)
+    for leaf, (_, frame) in zip((first, again, hello), bench.frames, strict=True):
+        assert (leaf.size, leaf.ciphertext) == (len(frame), hashlib.sha256(frame).digest())
+        assert leaf.code == bytes.fromhex(release())
+        assert leaf.policy == hashlib.sha256(bench.gate.policy.to_bytes()).digest()
+    assert (first.flow, first.shapes, first.model) == ("weight-update", ((2, 3), (4,)), CONTEXT.model_digest)
+    assert (again.flow, again.shapes, again.model) == ("weight-update", (), CONTEXT.model_digest)
+    assert (hello.flow, hello.model, hello.budget) == ("hello", b"", -1)
+    assert (wrong.flow, wrong.reason, other.reason) == ("", Reason.SCHEMA, Reason.SCHEMA)
+    nonces = [bytes(nonce) for (nonce,) in bench.store._db.execute("SELECT nonce FROM leaves ORDER BY seq")]
+    assert len(set(nonces)) == 5
+    body = bench.frames[0][1].partition(pack_vector(weights().arrays))
+    message = encode(WeightUpdate(0, 1, CONTEXT.model_digest, body[1]))
+    assert first.commitment == commitment(nonces[0], message)
+    small = make(maximum_upload=10)
+    with pytest.raises(GateRefused, match="maximum_upload"):
+        small.gate.release(weights(), CONTEXT)
+    assert [leaf.reason for leaf in leaves(small)] == [Reason.CAP]
+
+
+def test_the_order_of_a_banks_rows_says_nothing(make: Make) -> None:
+    """Whatever order the trainer gives them: the same bank is read by the other site."""
+    rng, read = np.random.default_rng(0), []
+    rows, partitions = rng.standard_normal((5, 8)).astype(np.float32), np.array([3, 0, 1, 0, 1], np.uint8)
+    for order in (np.arange(5), np.array([4, 2, 0, 3, 1])):
+        bench = make()
+        bench.gate.release(features(features=rows[order], partitions=partitions[order]), CONTEXT)
+        context = BoxContext(bench.study.digest(), 0, 1, "a")
+        box = bench.opened().box
+        read.append(open_box(box, context, identity=bench.identities["b"], me="b", roster=bench.roster))
+    assert read[0] == read[1]
+    bank = unpack_bank(read[0], width=8, most=1024, partitions=4)
+    assert list(bank.partitions) == [0, 0, 1, 1, 3]
+    pairs = {(row.tobytes(), part) for row, part in zip(bank.features, bank.partitions, strict=True)}
+    assert pairs == {(row.tobytes(), part) for row, part in zip(rows, partitions, strict=True)}
 
 
 def test_features_arrive_sealed_for_the_other_site_alone(make: Make) -> None:
@@ -405,7 +464,7 @@ def test_a_site_cannot_publish_what_a_coordinator_would(make: Make) -> None:
     from protocols.errors import ProtocolError
 
     bench = make()
-    bench.gate.publish("coordinator", RoundOpen(0, 0, _sha(b""), (), (), b"", b""), 0, 0)
+    bench.gate.publish("coordinator", RoundOpen(0, 0, _sha(b""), (), (), b"", b"", b""), 0, 0)
     with pytest.raises(ProtocolError):
         bench.opened()
     with pytest.raises(GateRefused):

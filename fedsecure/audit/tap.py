@@ -107,13 +107,15 @@ class Tap:
         found = examine(update.arrays, self._known, self._alpha)
         self._copies += found.copies
         if self._copies >= COPIES:
-            raise GateRefused(f"{update.flow}: holds values of this site's volumes as they are; look at its trainer")
+            raise GateRefused(
+                f"{update.flow}: holds values of this site's volumes as they are; look at its trainer", "content"
+            )
         if found.file:
-            raise GateRefused(f"{update.flow}: holds a file ({found.file}); look at its trainer")
+            raise GateRefused(f"{update.flow}: holds a file ({found.file}); look at its trainer", "content")
         if found.likeness:
-            raise GateRefused(f"{update.flow}: holds a picture of this site's volumes; look at its trainer")
+            raise GateRefused(f"{update.flow}: holds a picture of this site's volumes; look at its trainer", "content")
         if found.canary:
-            raise GateRefused(f"{update.flow}: holds a canary that was planted among this site's volumes")
+            raise GateRefused(f"{update.flow}: holds a canary that was planted among this site's volumes", "content")
 
 
 def _copies(values: FloatArray, known: Reference) -> tuple[int, str]:

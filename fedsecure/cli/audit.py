@@ -144,6 +144,55 @@ def wire(
 
 
 @app.command()
+def verify(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder (one framework's), a node's, an export.")],
+    keys: Annotated[
+        Path | None, typer.Option(metavar="ROSTER", help="The roster whose keys count, from elsewhere.")
+    ] = None,
+    release: Annotated[
+        list[str] | None, typer.Option(help="Digest of a release that may have run it; repeatable.")
+    ] = None,
+    strict: Annotated[bool, typer.Option(help="Also fail for what could not be proved.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Check the logs of a run that is over: offline, with public keys alone.
+
+    Recomputes every tree and signature, and compares both ends of every message. Exit code 1 if a check failed.
+    """
+    import json
+
+    from fedsecure.audit.testimony import Status
+    from fedsecure.audit.verify import edition, verify
+
+    findings = verify(run, None if keys is None else edition(keys), release or ())
+    bad = {Status.FAILED, Status.OPEN} if strict else {Status.FAILED}
+    passed = not any(one.status in bad for one in findings)
+    if as_json:
+        typer.echo(json.dumps({"passed": passed, "checks": [one._asdict() for one in findings]}))
+    else:
+        colours = {Status.FAILED: "red", Status.OPEN: "yellow"}
+        for one in findings:
+            typer.secho(f"{one.status:7} {one.check:10} {one.node or '-':16} {one.detail}", fg=colours.get(one.status))
+        typer.echo("the logs hold" if passed else "NOT PROVED")
+    if not passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or a node's.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
+) -> None:
+    """Copy the evidence of RUN's logs, and nothing else, to OUT: for somebody who is to check it elsewhere.
+
+    No key, volume, update or model is in it. `fedsecure audit verify OUT` reads it.
+    """
+    from fedsecure.audit.export import export
+
+    typer.echo(f"{export(run, out)} nodes' evidence")
+
+
+@app.command()
 def sbom(
     out: Annotated[Path | None, typer.Option(help="Write it to this new file.")] = None,
 ) -> None:

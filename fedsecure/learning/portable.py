@@ -20,9 +20,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 _UNIFORM: Final[Any] = torch.ops.aten.uniform_.default
 
 
-class PortableDraws(TorchDispatchMode):
+class PortableDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While it is entered, a tensor that is filled with uniform numbers, as torch's layers fill theirs, has the same on
     every CPU."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None

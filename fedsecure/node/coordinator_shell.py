@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from fedsecure.learning import sparse
 from fedsecure.learning.distance import extrapolated
 from fedsecure.learning.parts import start_of
 from fedsecure.learning.target import copied
@@ -43,9 +44,11 @@ from fedsecure.node.events import (
 from fedsecure.node.shell import Shell
 from fedsecure.node.sum_host import Integers, SumHost
 from fedsecure.node.sum_terms import Ground
+from fedsecure.node.sum_watch import SumWatch, standing_of
 from fedsecure.node.trainer import Answer, PreparedModel, PrepareOrder
+from fedsecure.node.vitals import SumStanding
 from fedsecure.node.workbench import ENCODER
-from fedsecure.packing import pack_model, unpack_model
+from fedsecure.packing import pack_model, pack_vector, unpack_model
 from fedsecure.plan import StageKind, has_target, keeps_decoder, makes_target, schedule
 from fedsecure.privacy.summing import opened
 from fedsecure.progress import Measured
@@ -91,11 +94,18 @@ class CoordinatorShell(Shell):
         saved = self._store.get("coordinator")
         self._state = msgspec.json.decode(saved, type=CoordinatorState) if saved else begin(self._study)
         self._sum = SumHost(self._identity, self._store, self._say_in_sum, self._finish_sum)
+        self._sum_watch = SumWatch(self._observe, self._clock)
         self._leave_out_strangers()  # who was revoked while this node was down
 
     def follow(self, roster: Roster) -> None:
         super().follow(roster)
         self._leave_out_strangers()
+
+    def _at_fault(self, error: FaultyPeer) -> None:
+        """A site whose log does not hold has left, as by a veto."""
+        self._refused(error.peer, error.rule)
+        if error.peer in self._state.cohort:
+            self._events.append(FrameIn(error.peer, Leave(LeaveReason.VETOED)))
 
     def _leave_out_strangers(self) -> None:
         """Who is not in the roster has left, as by a veto: not waited for any more, relayed or averaged."""
@@ -112,15 +122,17 @@ class CoordinatorShell(Shell):
     def _channel(self) -> ServerTransport:
         return self._transport
 
-    def _admit(self, opened: Opened) -> None:
+    def _admit(self, opened: Opened) -> Message:
         """A box is checked before it is relayed: what does not hold is then its maker's fault and nobody else's."""
         match opened.message:
             case FeatureBank(stage=stage, round=round_, box=box):
                 context = BoxContext(self._study.digest(), stage, round_, opened.sender)
                 verify_box(box, context, peer=opened.sender, roster=self._roster)
+        return opened.message
 
     def _step(self, event: Event) -> tuple[Effect, ...]:
         before = (self._state.phase, self._state.stage, self._state.round)
+        self._sum_watch.note(self._state, event)
         self._state, effects = step(self._study, self._state, event)
         opened = self._state.phase is Phase.OPEN and before != (Phase.OPEN, *self._position())
         if opened:
@@ -129,6 +141,10 @@ class CoordinatorShell(Shell):
 
     def _position(self) -> tuple[int, int]:
         return self._state.stage, self._state.round
+
+    def _results(self) -> dict[str, bytes]:
+        last = (model_file(stage, plan.rounds) for stage, plan in enumerate(schedule(self._study)))
+        return {name: self._store.read(name) for name in (ENCODER, *last) if self._store.has(name)}
 
     def _phase(self) -> str:
         return self._state.phase
@@ -140,6 +156,9 @@ class CoordinatorShell(Shell):
             here = "in" if site in state.joined else "not here yet"
             sites[site] = f"{here}, done with this round" if site in state.finished else here
         return sites
+
+    def _sum_standing(self) -> SumStanding | None:
+        return standing_of(self._state)
 
     def _finished_work(self, answer: Answer) -> None:
         if isinstance(answer, PreparedModel):
@@ -168,6 +187,7 @@ class CoordinatorShell(Shell):
             case AskForTarget(site, stage, round_):
                 self._gate.control(site, AskTargets(stage, round_), stage, round_)
             case CloseStudy(sites, finished):
+                self._show_heads(sites, finished)
                 for site in sites:
                     self._gate.control(
                         site, StudyClosed(CloseReason.FINISHED if finished else CloseReason.ABORTED), *self._position()
@@ -178,6 +198,14 @@ class CoordinatorShell(Shell):
                     self._forget_before(*self._position())
             case _:
                 raise RuntimeError(f"not an effect of a coordinator: {type(effect).__name__}")
+
+    def _show_heads(self, sites: tuple[str, ...], finished: bool) -> None:
+        """The last heads, to sites that hear that the study is over."""
+        if finished:
+            self._checkpoints.round_opens(len(schedule(self._study)), 0)
+        for site in sites:
+            if site in self._roster.members:
+                self._checkpoints.show(site)
 
     # --- secure sums ---
 
@@ -217,7 +245,8 @@ class CoordinatorShell(Shell):
             target = self._store.read(target_file(stage, round_))
             inputs["target"] = model_digest(target)
         schema, targets = (schema_of(unpack_model(raw)) if raw else () for raw in (model, target))
-        ground = Ground(stage, round_, model_digest(model), schema, targets, inputs)
+        sent = sparse.sent_schema(self._study, stage, round_, schema)
+        ground = Ground(stage, round_, model_digest(model), sent, targets, inputs)
         opening = os.urandom(32)
         manifest = sum_terms.manifest(
             sum_terms.expected(self._study, ground, effect.flows, b""), effect.attempt, opening
@@ -326,7 +355,11 @@ class CoordinatorShell(Shell):
             digest = model_digest(self._store.read(target_file(stage, round_)))
             target = (TargetRef(digest, effect.follows, effect.asked),)
         summed = self._store.read(sum_file(stage, round_)) if self._store.has(sum_file(stage, round_)) else b""
-        opening = RoundOpen(stage, round_, model_digest(model), refs, target, summed, model)
+        values = self._values(stage, round_, model) if effect.holds else b""
+        whole = b"" if values else model
+        opening = RoundOpen(stage, round_, model_digest(model), refs, target, summed, values, whole)
+        self._checkpoints.round_opens(stage, round_)
+        self._checkpoints.show(site)
         if effect.behind:
             self._show_past(site, stage)
         self._gate.publish(site, opening, stage, round_)
@@ -334,6 +367,12 @@ class CoordinatorShell(Shell):
             self._gate.publish(site, BankRelay(stage, round_ - 1, other, box), stage, round_)
         if effect.follows:
             self._send_target(site, stage, round_)
+
+    def _values(self, stage: int, round_: int, model: bytes) -> bytes:
+        """Where the round before moved the model: all that a site needs that has the one before."""
+        tensors = unpack_model(model)
+        where = sparse.places(self._study, stage, round_ - 1, schema_of(tensors))
+        return pack_vector(sparse.part_of(tensors, where))
 
     def _send_target(self, site: str, stage: int, round_: int) -> None:
         target = self._store.read(target_file(stage, round_))

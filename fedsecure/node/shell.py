@@ -6,6 +6,7 @@ pumps in a loop; a federation in one process pumps its nodes in turn.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from abc import ABC, abstractmethod
 from collections import Counter, deque
@@ -14,24 +15,34 @@ from typing import Final
 
 import msgspec
 
+from fedsecure.audit.log import Told as ToldOf
+from fedsecure.audit.log import received
 from fedsecure.config import Study
 from fedsecure.egress import Gate
 from fedsecure.errors import GateRefused
 from fedsecure.greeting import GREETINGS
+from fedsecure.node.checkpoints import Checkpoints
+from fedsecure.node.closing import close_log
 from fedsecure.node.events import Effect, Event, FrameIn, Refuse, Restarted, RoundOver, Stop, Tick, TrainFailed, Veto
 from fedsecure.node.introductions import Introductions
+from fedsecure.node.pace import Pace, Rooms
 from fedsecure.node.store import Store
 from fedsecure.node.trainer import Answer, Broke, Told, Trainer
-from fedsecure.node.vitals import Standing
+from fedsecure.node.vitals import Standing, SumStanding
 from fedsecure.plan import frame_limit, schedule
 from fedsecure.progress import Observe, Refused, RoundEnded, RoundStarted, Stopped
 from keys.identity import Identity
 from keys.roster import Roster
 from protocols.envelope import Opened, ReplayGuard, open_frame
-from protocols.errors import ProtocolError
+from protocols.errors import FaultyPeer, ProtocolError
+from protocols.messages import Kind, Logging, Message, kind_of
+from protocols.tlog.leaf import flow_of, model_of, place_of
 from protocols.transport.base import ClientTransport, ServerTransport
 
+# Messages of a peer that are taken: each becomes a leaf of the log, and a round of a thousand sites opens with as many.
+_TAKEN: Final = Pace(burst=4096, per_s=50.0)
 MAXIMUM_KINDS: Final = 64  # of refusals of one peer that are noted apart
+CLOSES: Final = ("finished", "vetoed")  # for good: a node that stopped otherwise may go on
 MANY: Final = "a peer breaks few rules: more kinds of refusal than are noted apart"
 
 
@@ -77,6 +88,14 @@ class Shell(ABC):
             name, study, identity, roster, store, boot, start,
             say=lambda greeting: gate.greet(greeting, *self._position()),
             refuse=self._refused, stop=lambda why: self._end(Stop("failed", why)), renewed=self._renewed,
+            took=self._took_greeting,
+        )  # fmt: skip
+        self._rooms: Rooms = {}
+        self._taken: list[tuple[ToldOf, bytes]] = []  # messages of this turn, and their frames
+        self._logging: list[tuple[str, Logging]] = []  # and those of them that are the log's
+        self._checkpoints = Checkpoints(
+            name, study, identity, roster, store, position=self._position, fault=self._at_fault,
+            say=lambda member, message: gate.share(member, message, *self._position()),
         )  # fmt: skip
 
     # --- one turn ---
@@ -86,6 +105,7 @@ class Shell(ABC):
         for peer, frame in self._receive(timeout):
             self._heard(peer, len(frame))
             self._take(peer, frame)
+        self._acknowledge()
         for refusal in self._channel().refusals():
             self._refused(refusal.peer, refusal.rule)
         self._introductions.tick(self._clock())
@@ -115,6 +135,7 @@ class Shell(ABC):
         self._channel().accept(roster)
         self._roster = roster
         self._introductions.follow(roster)
+        self._checkpoints.follow(roster)
 
     def close(self) -> None:
         self._trainer.close()
@@ -136,6 +157,10 @@ class Shell(ABC):
     def _run(self, effect: Effect) -> None:
         """Run an effect of this kind of node."""
 
+    def _results(self) -> dict[str, bytes]:
+        """Files of this node's folder that came of the study, for its closing."""
+        return {}
+
     @abstractmethod
     def _position(self) -> tuple[int, int]:
         """(stage, round) for what is told to the operator."""
@@ -148,6 +173,10 @@ class Shell(ABC):
     def _sites(self) -> dict[str, str]:
         """Site -> what this node knows of it."""
 
+    def _sum_standing(self) -> SumStanding | None:
+        """Where the secure sum is that this node is in; None of none."""
+        return None
+
     def standing(self) -> Standing:
         """Where this node is, for its operator."""
         (stage, round_), stages = self._position(), schedule(self._study)
@@ -155,6 +184,7 @@ class Shell(ABC):
             node=self.name, role="coordinator" if self.name == self._roster.coordinator else "site",
             study=self._study.name, digest=self._study.digest().hex(), phase=self._phase(), stage=stage,
             stage_name=stages[stage].name, round=round_, rounds=stages[stage].rounds, sites=self._sites(),
+            sum=self._sum_standing(),
         )  # fmt: skip
 
     # --- shared parts ---
@@ -170,8 +200,34 @@ class Shell(ABC):
     def _renewed(self, peer: str) -> None:
         """The peer has new keys, which never numbered a frame."""
         self._replay = ReplayGuard({name: seq for name, seq in self._replay.export().items() if name != peer})
+        self._checkpoints.renewed(peer)
+
+    def _took_greeting(self, peer: str, frame: bytes) -> None:
+        told = ToldOf(Kind.CONTROL, peer, "greeting", *self._position())
+        self._store.note(received(self._store.leaves(), told, len(frame), hashlib.sha256(frame).digest()))
+
+    def _acknowledge(self) -> None:
+        """Put on record what came in this turn, in one transaction and before anything is done with it."""
+        first = self._store.leaves()
+        if self._taken:
+            self._store.note(*(
+                received(first + number, told, len(frame), hashlib.sha256(frame).digest())
+                for number, (told, frame) in enumerate(self._taken)
+            ))  # fmt: skip
+            self._taken.clear()
+        for sender, message in self._logging:
+            self._checkpoints.take(sender, message)
+        self._logging.clear()
+
+    @abstractmethod
+    def _at_fault(self, error: FaultyPeer) -> None:
+        """Somebody's log does not hold."""
 
     def _open(self, peer: str, frame: bytes) -> None:
+        taken, self._rooms = _TAKEN.spend(self._rooms, peer, self._clock())
+        if not taken:
+            self._refused(peer, "a node says no more than a study could need")
+            return
         try:
             opened = open_frame(
                 frame,
@@ -182,15 +238,21 @@ class Shell(ABC):
                 replay=self._replay,
                 maximum=self._frame_limit,
             )
-            self._admit(opened)
+            message = self._admit(opened)
         except ProtocolError as error:
             self._refused(error.peer, error.rule)
             return
-        self._events.append(FrameIn(opened.sender, opened.message))
+        at = place_of(message) or self._position()
+        told = ToldOf(kind_of(message), opened.sender, flow_of(message), *at, model_of(message))
+        self._taken.append((told, frame))
+        if isinstance(message, Logging):
+            self._logging.append((opened.sender, message))
+        else:
+            self._events.append(FrameIn(opened.sender, message))
 
     @abstractmethod
-    def _admit(self, opened: Opened) -> None:
-        """What a node checks of a message beyond its frame. Raises ProtocolError to refuse it."""
+    def _admit(self, opened: Opened) -> Message:
+        """The message, after what a node checks of it beyond its frame. Raises ProtocolError to refuse it."""
 
     def _answer(self, answer: Answer) -> None:
         match answer:
@@ -226,6 +288,8 @@ class Shell(ABC):
         if self.outcome is None:
             stage, round_ = self._position()
             self.outcome = stop
+            if stop.reason in CLOSES:
+                close_log(self._store, self.name, self._study, self._identity, self._gate.policy, self._results())
             self._observe(Stopped(stage=stage, round=round_, reason=stop.reason))
 
     def _refused(self, peer: str, rule: str) -> None:

@@ -12,6 +12,7 @@ from fedsecure.egress import RoundContext
 from fedsecure.errors import GateRefused
 from fedsecure.learning import prototypes
 from fedsecure.learning.parts import start_of
+from fedsecure.learning.sparse import sent_schema
 from fedsecure.node.events import (
     CancelTraining,
     Effect,
@@ -26,12 +27,15 @@ from fedsecure.node.events import (
     SayHello,
     SayLeave,
     SayWantTarget,
+    Stop,
     TargetFound,
     Train,
     TrainDone,
 )
+from fedsecure.node.order import NEVER
+from fedsecure.node.received import require_fitting, whole
 from fedsecure.node.shell import Shell
-from fedsecure.node.site import NEVER, Phase, SiteState, step
+from fedsecure.node.site import Phase, SiteState, step
 from fedsecure.node.site_sum import SiteSum
 from fedsecure.node.site_target import find_target, keep_model, keep_target
 from fedsecure.node.trainer import Answer, Trained, TrainOrder
@@ -43,12 +47,13 @@ from fedsecure.types import Flow, Update, schema_of
 from keys.roster import Roster
 from protocols.box import BoxContext, open_box
 from protocols.envelope import Opened
-from protocols.errors import ProtocolError
+from protocols.errors import FaultyPeer, ProtocolError
 from protocols.messages import (
     BankRelay,
     Hello,
     Leave,
     LeaveReason,
+    Message,
     RoundDone,
     RoundOpen,
     SealedBox,
@@ -74,9 +79,10 @@ class SiteShell(Shell):
         self._boot = boot
         self._flows: tuple[str, ...] = ()
         self._boxes: dict[str, SealedBox] = {}
-        saved = self._store.get("done")
+        done, sent = (self._store.get(name) for name in ("done", "opened"))
         self._state = SiteState(
-            done=msgspec.json.decode(saved, type=tuple[int, int]) if saved else NEVER,
+            done=msgspec.json.decode(done, type=tuple[int, int]) if done else NEVER,
+            sent=msgspec.json.decode(sent, type=tuple[int, int]) if sent else NEVER,
             phase=Phase.LEAVING if self._store.get("vetoed") else Phase.WAITING,
         )
 
@@ -84,7 +90,7 @@ class SiteShell(Shell):
         if self._study.security.secagg:
             self._sum = SiteSum(
                 self.name, self._study, self._identity, self._roster, self._store, self._gate, floors, verified,
-                self._context, self._refused,
+                self._context, self._refused, self._clock,
             )  # fmt: skip
 
     def follow(self, roster: Roster) -> None:
@@ -103,8 +109,17 @@ class SiteShell(Shell):
     def _channel(self) -> ClientTransport:
         return self._transport
 
-    def _admit(self, opened: Opened) -> None:
-        """Nothing more: a relayed box is checked when it is opened, and only against its announcement before."""
+    def _admit(self, opened: Opened) -> Message:
+        """A model that is none of the study's comes no further, and one that came as values comes as itself. A relayed
+        box is checked when it is opened, and only against its announcement before."""
+        message = opened.message
+        if isinstance(message, RoundOpen):
+            message = whole(
+                self._study, opened.sender, message, self._store.read(MODEL) if self._store.has(MODEL) else b""
+            )
+        if isinstance(message, RoundOpen | TargetModel):
+            require_fitting(self._study, opened.sender, message)
+        return message
 
     def _step(self, event: Event) -> tuple[Effect, ...]:
         self._state, effects = step(self._study, self._roster.coordinator, self._state, event)
@@ -149,7 +164,7 @@ class SiteShell(Shell):
                     self._sum.hear(message, mine)
             case Resend(stage, round_):
                 self._gate.repeat(stage, round_)
-                self._control(RoundDone(stage, round_))
+                self._done(stage, round_)
             case Persist():
                 vetoed = {"vetoed": b"1"} if self._state.phase is Phase.LEAVING else {}
                 self._save(done=msgspec.json.encode(self._state.done), **vetoed)
@@ -161,6 +176,7 @@ class SiteShell(Shell):
             case SayHello(stage, round_, done):
                 self._control(Hello(self._boot, stage, round_, done))
             case SayLeave(reason):
+                self._save(opened=b"")  # from now on rounds are not kept open for this site
                 self._control(Leave(LeaveReason(reason)))
             case SayWantTarget(stage, round_):
                 self._control(WantTarget(stage, round_))
@@ -174,6 +190,7 @@ class SiteShell(Shell):
                 keep_model(self._store, message)
                 if message.prototypes:
                     self._store.write(SUM, message.prototypes)
+                self._save(opened=msgspec.json.encode(self._state.sent))
             case BankRelay(site=site, box=box):
                 self._boxes[site] = box
             case TargetModel(target=target):
@@ -236,11 +253,20 @@ class SiteShell(Shell):
         for flow in sorted(leaving):
             arrays = unpack_arrays(self._store.read(f"outgoing/{flow}.safetensors"))
             self._gate.release(Update(flow, arrays), context)
-        self._control(RoundDone(stage, round_))
+        self._done(stage, round_)
         self._transport.rekey()  # what comes next belongs to another round
         if not secure:  # un-noised updates; a secure sum takes them from there, and the next round forgets them
             self._store.forget("outgoing/*")
         self._store.forget("incoming/*.bank")  # other hospitals' features in the clear
+
+    def _done(self, stage: int, round_: int) -> None:
+        self._checkpoints.round_done(stage, round_)
+        self._control(RoundDone(stage, round_))
+
+    def _at_fault(self, error: FaultyPeer) -> None:
+        """What this site was shown of the logs does not hold: nothing more leaves it."""
+        self._refused(error.peer, error.rule)
+        self._end(Stop("failed", f"the transparency log does not hold. {error}: ask all operators for their heads"))
 
     def _release_target(self, stage: int, round_: int) -> None:
         if any(flow == Flow.TARGET for flow, _ in self._store.queued(stage, round_)):
@@ -253,7 +279,8 @@ class SiteShell(Shell):
 
     def _context(self, stage: int, round_: int) -> RoundContext:
         model = self._store.read(MODEL)
-        context = RoundContext(stage, round_, schema_of(unpack_model(model)), model_digest(model))
+        schema = sent_schema(self._study, stage, round_, schema_of(unpack_model(model)))
+        context = RoundContext(stage, round_, schema, model_digest(model))
         if not has_target(self._study, stage, round_):
             return context
         target = self._store.read(TARGET)

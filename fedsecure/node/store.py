@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
+from fedsecure.audit.log import Entry
 from fedsecure.egress import SentRow
 from fedsecure.errors import SettingsError
 from fedsecure.files import UNFINISHED, write_atomic
@@ -24,6 +25,12 @@ CREATE TABLE IF NOT EXISTS outbox (
 CREATE TABLE IF NOT EXISTS sent (
     seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, flow TEXT NOT NULL, event TEXT NOT NULL, stage INTEGER NOT NULL,
     round INTEGER NOT NULL, peer TEXT NOT NULL, bytes INTEGER NOT NULL, digest BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS leaves (seq INTEGER PRIMARY KEY, leaf BLOB NOT NULL, nonce BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS heads (number INTEGER PRIMARY KEY, shown BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS own (round INTEGER PRIMARY KEY, message BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS vouches (
+    author TEXT NOT NULL, round INTEGER NOT NULL, member TEXT NOT NULL, signature BLOB NOT NULL,
+    PRIMARY KEY (author, round, member)) STRICT;
 """
 
 
@@ -68,17 +75,35 @@ class Store:
 
     # --- outbox and the record of what was sent ---
 
-    def log_and_queue(self, row: SentRow, message: bytes) -> None:
-        """The log row and the message in one transaction, before anything leaves (docs/architecture.md 2)."""
+    def log_and_queue(self, row: SentRow, entry: Entry, message: bytes) -> None:
+        """Row, leaf and message in one transaction, before anything leaves (docs/architecture.md 2)."""
         with self._transaction():
             self._log(row)
+            self._append(entry)
             # Only the current round can be asked for again.
             self._db.execute("DELETE FROM outbox WHERE (stage, round) < (?, ?)", (row.stage, row.round))
             self._db.execute("INSERT INTO outbox VALUES (?, ?, ?, ?)", (row.stage, row.round, row.flow, message))
 
-    def log(self, row: SentRow) -> None:
+    def log(self, row: SentRow, entry: Entry) -> None:
         with self._transaction():
             self._log(row)
+            self._append(entry)
+
+    def note(self, *entries: Entry) -> None:
+        """Leaves alone: of what did not leave, or was taken from a peer."""
+        with self._transaction():
+            for entry in entries:
+                self._append(entry)
+
+    def leaves(self) -> int:
+        """How many leaves the log has: the place of the next one."""
+        (count,) = self._db.execute("SELECT coalesce(max(seq) + 1, 0) FROM leaves").fetchone()
+        return int(count)
+
+    def leaves_from(self, seq: int) -> Iterator[bytes]:
+        """Leaves from this place on, in order."""
+        for (leaf,) in self._db.execute("SELECT leaf FROM leaves WHERE seq >= ? ORDER BY seq", (seq,)):
+            yield bytes(leaf)
 
     def queued(self, stage: int, round_: int) -> list[tuple[str, bytes]]:
         """(flow, message) of a round, in the order in which they were released."""
@@ -106,6 +131,41 @@ class Store:
         """Every frame ever handed to the transport, in order."""
         query = "SELECT kind, flow, event, stage, round, peer, bytes, digest FROM sent ORDER BY seq"
         yield from (SentRow(*row) for row in self._db.execute(query))
+
+    def _append(self, entry: Entry) -> None:
+        self._db.execute("INSERT INTO leaves SELECT coalesce(max(seq) + 1, 0), ?, ? FROM leaves", entry)
+
+    # --- heads of logs ---
+
+    def keep_head(self, number: int, shown: bytes, vouch: tuple[str, int, str, bytes] | None = None) -> None:
+        """Head `number` of the list of all members' heads and, if any, this node's own signature for it: at once."""
+        with self._transaction():
+            self._db.execute("INSERT INTO heads VALUES (?, ?)", (number, shown))
+            if vouch is not None:
+                self._db.execute("INSERT OR IGNORE INTO vouches VALUES (?, ?, ?, ?)", vouch)
+
+    def heads(self, first: int = 0) -> list[bytes]:
+        """The list from this number on."""
+        query = "SELECT shown FROM heads WHERE number >= ? ORDER BY number"
+        return [bytes(shown) for (shown,) in self._db.execute(query, (first,))]
+
+    def keep_own(self, round_: int, message: bytes) -> None:
+        """What this node signed of a round; a second one of the same round raises sqlite3.IntegrityError."""
+        self._db.execute("INSERT INTO own VALUES (?, ?)", (round_, message))
+
+    def own(self) -> dict[int, bytes]:
+        """Round -> what this node signed of it, ascending."""
+        rows = self._db.execute("SELECT round, message FROM own ORDER BY round")
+        return {int(round_): bytes(message) for round_, message in rows}
+
+    def keep_vouch(self, author: str, round_: int, member: str, signature: bytes) -> None:
+        """A witness' signature; the first one stays."""
+        self._db.execute("INSERT OR IGNORE INTO vouches VALUES (?, ?, ?, ?)", (author, round_, member, signature))
+
+    def vouches(self) -> list[tuple[str, int, str, bytes]]:
+        """(author, round, member, signature) of all witnesses' signatures that are here, sorted."""
+        query = "SELECT author, round, member, signature FROM vouches ORDER BY author, round, member"
+        return [(str(a), int(r), str(m), bytes(s)) for a, r, m, s in self._db.execute(query)]
 
     def _log(self, row: SentRow) -> None:
         self._db.execute("INSERT INTO sent VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)", row)

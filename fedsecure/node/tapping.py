@@ -45,7 +45,9 @@ def process_tap(folder: Path, study: Study) -> Inspect:
     def collect() -> Reference:
         raw, _ = child.communicate()
         if child.returncode != 0:
-            raise GateRefused("content tests: this site's volumes could not be read for them (fedsecure data inspect)")
+            raise GateRefused(
+                "content tests: this site's volumes could not be read for them (fedsecure data inspect)", "content"
+            )
         return unpacked(raw)
 
     return _Late(study, collect)
@@ -67,7 +69,7 @@ class _Late:
             except GateRefused:
                 raise
             except FedsecureError as error:
-                raise GateRefused(f"content tests: no index of this site's volumes: {error}") from None
+                raise GateRefused(f"content tests: no index of this site's volumes: {error}", "content") from None
         self._tap(update)
 
 

@@ -4,6 +4,7 @@
     FaultyPeer
     ├── BadProof                showed a proof that does not hold
     ├── Unwitnessed             passed on a checkpoint without its countersignatures
+    ├── DifferentView           (an Inconsistent) showed different lists of heads to two members
     └── SplitView               signed two heads that are not of one log
         └── Rollback            and the later one has fewer leaves
 
@@ -12,7 +13,7 @@ Of these only a split view is evidence: two signatures of its author's. A proof 
 
 from __future__ import annotations
 
-from protocols.errors import FaultyPeer
+from protocols.errors import FaultyPeer, Inconsistent
 
 
 class InvalidProof(Exception):
@@ -25,6 +26,10 @@ class BadProof(FaultyPeer):
 
 class Unwitnessed(FaultyPeer):
     """A checkpoint lacks the countersignature of the coordinator or of a second site."""
+
+
+class DifferentView(Inconsistent):
+    """`peer`, the coordinator, showed two members different lists of heads; or one of the two lies about its own."""
 
 
 class SplitView(FaultyPeer):

@@ -1,4 +1,4 @@
-"""Leaves: one closed record for each message that left a node, and for each that its gate refused.
+"""Leaves: one closed record for each message that left a node, that its gate refused, and that it took from a peer.
 
 A record holds numbers, digests and words of closed sets, so that a log can be shown to anybody. What was said is
 committed to and not told: whoever kept nonce and plaintext can open one leaf and no other.
@@ -15,8 +15,19 @@ from msgspec import Meta, msgpack
 from keys.encoding import prefixed
 from protocols.codec import exactly
 from protocols.errors import Malformed
-from protocols.fields import Digest, Name, Wire
-from protocols.messages import Control, Kind, Publish, Release, Share
+from protocols.fields import Count, Digest, Name, Wire
+from protocols.messages import (
+    Control,
+    Kind,
+    Message,
+    PrototypeSum,
+    Publish,
+    Release,
+    RoundOpen,
+    Share,
+    WeightUpdate,
+)
+from protocols.secagg.messages import SecAggOpen
 
 COMMITMENT_LABEL: Final = b"fedsecure/leaf/commitment/v1"
 NONCE_SIZE: Final = 32
@@ -33,9 +44,19 @@ _FLOWS: Final = {
     )
     for message in get_args(messages)
 }
+_NOTES: Final = {  # what nodes say outside of a study's frames
+    "greeting": Kind.CONTROL,
+    "inquiry": Kind.CONTROL,
+    "begin": Kind.CONTROL,
+    "verdicts": Kind.CONTROL,
+    "key-share": Kind.SHARE,
+    "digests": Kind.RELEASE,
+}
+FLOWS: Final = _FLOWS | _NOTES
 
 Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 NumberOrNone = Annotated[int, Meta(ge=-1, le=2**63 - 1)]  # -1: none
+DigestOrNone = Annotated[bytes, Meta(max_length=32)]  # empty: none
 Shape = Annotated[tuple[Annotated[int, Meta(ge=0, lt=2**31)], ...], Meta(max_length=MAXIMUM_RANK)]
 Shapes = Annotated[tuple[Shape, ...], Meta(max_length=MAXIMUM_SHAPES)]
 
@@ -52,8 +73,10 @@ class Reason(StrEnum):
 class Sent(Wire, frozen=True, tag="sent"):
     """A message that left.
 
-    seq: the leaf's index in the log. flow: the message's tag, of `kind`. shapes: of its arrays, in order.
+    seq: the leaf's index in the log. flow: the message's tag, of `kind`. stage, round: where its sender was.
+    shapes: of the arrays that the gate was given, in order; of a message that it was given whole, none.
     size, ciphertext: bytes and SHA-256 of what was handed to the transport. commitment: `commitment` to the plaintext.
+    model: digest of the model that the message brings or answers to; empty if it speaks of none.
     budget: millionths of epsilon that are left, rounded down; -1 where no bound holds.
     policy, code: SHA-256 of the policy that the gate enforced and of the code that it ran.
     """
@@ -63,16 +86,39 @@ class Sent(Wire, frozen=True, tag="sent"):
     kind: Kind
     peer: Name
     flow: str
+    stage: Count
+    round: Count
     shapes: Shapes
     size: Number
     ciphertext: Digest
     commitment: Digest
+    model: DigestOrNone
     budget: NumberOrNone
     policy: Digest
     code: Digest
 
     def __post_init__(self) -> None:
         _require_flow(self.kind, self.flow)
+        _require_digest_or_none(self.model)
+
+
+class Received(Wire, frozen=True, tag="received"):
+    """A message of `peer` that this node took, which acknowledges it. As `Sent`."""
+
+    version: Literal[1]
+    seq: Number
+    kind: Kind
+    peer: Name
+    flow: str
+    stage: Count
+    round: Count
+    size: Number
+    ciphertext: Digest
+    model: DigestOrNone
+
+    def __post_init__(self) -> None:
+        _require_flow(self.kind, self.flow)
+        _require_digest_or_none(self.model)
 
 
 class Refused(Wire, frozen=True, tag="refused"):
@@ -83,6 +129,8 @@ class Refused(Wire, frozen=True, tag="refused"):
     kind: Kind
     peer: Name
     flow: str
+    stage: Count
+    round: Count
     shapes: Shapes
     size: Number
     reason: Reason
@@ -98,7 +146,7 @@ class Refused(Wire, frozen=True, tag="refused"):
             raise ValueError("what is of no known type is refused for its schema")
 
 
-Leaf = Sent | Refused
+Leaf = Sent | Received | Refused
 
 _ENCODER: Final = msgpack.Encoder()
 _DECODER: Final[msgpack.Decoder[Leaf]] = msgpack.Decoder(Leaf)
@@ -114,6 +162,33 @@ def commitment(nonce: bytes, plaintext: bytes) -> bytes:
     digest = hashlib.sha256(prefixed(COMMITMENT_LABEL) + nonce)
     digest.update(plaintext)  # not joined: an update has hundreds of megabytes
     return digest.digest()
+
+
+def flow_of(message: Message | type[Message]) -> str:
+    """The message's tag, or that of messages of a type."""
+    return str(message.__struct_config__.tag)
+
+
+def model_of(message: Message) -> bytes:
+    """Digest of the model that a message brings or answers to; empty if it speaks of none."""
+    match message:
+        case RoundOpen() | WeightUpdate() | PrototypeSum():
+            return message.model_digest
+        case SecAggOpen():
+            return message.manifest.model
+        case _:
+            return b""
+
+
+def place_of(message: Message) -> tuple[int, int] | None:
+    """(stage, round) that a message is of, where it brings or answers to a model; else its sender's place counts."""
+    match message:
+        case RoundOpen() | WeightUpdate() | PrototypeSum():
+            return message.stage, message.round
+        case SecAggOpen():
+            return message.manifest.stage, message.manifest.round
+        case _:
+            return None
 
 
 def encode_leaf(leaf: Leaf) -> bytes:
@@ -133,5 +208,10 @@ def decode_leaf(raw: bytes, index: int, peer: str) -> Leaf:
 
 def _require_flow(kind: Kind, flow: str) -> None:
     """A closed set: a word of the trainer's choosing would be a way out."""
-    if _FLOWS.get(flow) is not kind:
+    if FLOWS.get(flow) is not kind:
         raise ValueError("a flow is the tag of a message of its kind")
+
+
+def _require_digest_or_none(digest: bytes) -> None:
+    if len(digest) not in (0, 32):
+        raise ValueError("a model has a digest of 32 bytes")

@@ -13,14 +13,18 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 FLOWS = {
-    "control": {"hello", "round-done", "leave", "want-target", "ask-targets", "study-closed"},
+    "control": {
+        "hello", "round-done", "leave", "want-target", "ask-targets", "study-closed", "greeting", "inquiry", "begin",
+        "verdicts",
+    },
     "release": {
         "weight-update", "feature-bank", "prototype-sum", "metric-report", "target-update", "distance-report",
-        "masked-input",
+        "masked-input", "digests",
     },
     "share": {
         "advertise-keys", "share-keys", "consistency-check", "unmask-shares", "result-agreement", "keyset",
-        "relay-shares", "survivors", "unmask-request", "agreed-result",
+        "relay-shares", "survivors", "unmask-request", "agreed-result", "log-head", "log-heads",
+        "log-witness", "key-share",
     },
     "publish": {"round-open", "bank-relay", "target-model", "secagg-open", "sum-result"},
 }  # fmt: skip
@@ -93,6 +97,15 @@ class Fields:
         else:
             self.number(63)
 
+    def shapes(self) -> None:
+        arrays = self.array()
+        need(arrays <= 4096, "shapes")
+        for _ in range(arrays):
+            rank = self.array()
+            need(rank <= 8, "shapes")
+            for _ in range(rank):
+                self.number(31)
+
     def binary(self, size: int) -> bytes:
         need(self.take(2) == bytes((0xC4, size)), "length")
         return self.take(size)
@@ -108,32 +121,32 @@ class Leaf(NamedTuple):
 
 def read_leaf(raw: bytes, index: int) -> Leaf:
     fields = Fields(raw)
-    need(fields.array() == 13, "fields")
-    tag = fields.text()
-    need(tag in ("sent", "refused"), "tag")
+    count, tag = fields.array(), fields.text()
+    need(tag in ("sent", "received", "refused"), "tag")
+    need(count == {"sent": 16, "received": 11, "refused": 15}[tag], "fields")
     need(fields.number(63) == 1, "version")
     seq, kind = fields.number(63), fields.text()
     fields.name()
     flow = fields.text()
     need(kind in FLOWS, "kind")
     need(flow in FLOWS[kind] or (not flow and tag == "refused"), "flow")
-    arrays = fields.array()
-    need(arrays <= 4096, "shapes")
-    for _ in range(arrays):
-        rank = fields.array()
-        need(rank <= 8, "shapes")
-        for _ in range(rank):
-            fields.number(31)
+    fields.number(31)
+    fields.number(31)
+    if tag != "received":
+        fields.shapes()
     fields.number(63)
-    if tag == "sent":
-        fields.binary(32)
-    else:
+    if tag == "refused":
         reason = fields.text()
         need(reason in REASONS and (flow or reason == "schema"), "reason")
-    commitment = fields.binary(32)
-    fields.number_or_none()
-    fields.binary(32)
-    fields.binary(32)
+    else:
+        fields.binary(32)
+    commitment = b"" if tag == "received" else fields.binary(32)
+    if tag != "refused":
+        fields.binary(0 if fields.raw[1:2] == b"\0" else 32)
+    if tag != "received":
+        fields.number_or_none()
+        fields.binary(32)
+        fields.binary(32)
     fields.end()
     need(seq == index, "index")
     return Leaf(commitment, sha256(b"\x00", raw))
@@ -198,11 +211,12 @@ def read_consistency(size: int, root: bytes, later_size: int, later_root: bytes,
 
 
 class Head(NamedTuple):
-    site: str
+    member: str
     round: int
     size: int
     root: bytes
     ledger: bytes
+    seen: tuple[int, bytes]
     raw: bytes  # with its signature
 
 
@@ -223,19 +237,21 @@ class Reader:
         whole = fields.raw
         need(fields.array() == 2, "fields")
         start = fields.raw
-        need(fields.array() == 7 and fields.number(63) == 1, "version")
-        study, site = fields.binary(32), fields.name()
+        need(fields.array() == 9 and fields.number(63) == 1, "version")
+        study, member = fields.binary(32), fields.name()
         round_, size, root, ledger = fields.number(31), fields.number(63), fields.binary(32), fields.binary(32)
+        seen = fields.number(31), fields.binary(32)
         signed = start[: len(start) - len(fields.raw)]
         signature = fields.binary(64)
         need((size == 0) == (root == sha256()), "empty")
+        need((seen[0] == 0) == (seen[1] == bytes(32)), "view")
 
         def check() -> None:
             need(study == self.study, "study")
-            need(site in self.signing and site != self.hub, "site")
-            self.verify(site, b"fedsecure/checkpoint/v1", signed, signature)
+            need(member in self.signing, "member")
+            self.verify(member, b"fedsecure/checkpoint/v1", signed, signature)
 
-        return Head(site, round_, size, root, ledger, whole[: len(whole) - len(fields.raw)]), check
+        return Head(member, round_, size, root, ledger, seen, whole[: len(whole) - len(fields.raw)]), check
 
     def head(self, raw: bytes) -> Head:
         fields = Fields(raw)
@@ -276,7 +292,7 @@ class Reader:
         need(members == sorted(set(members)), "order")
         check()
         for member, signature in given:
-            need(member in self.signing and member != head.site, "member")
+            need(member in self.signing and member != head.member, "member")
             self.countersigned(member, head.raw, signature)
-        need(self.hub in members and len(members) > 1, "unwitnessed")
+        need({self.hub} <= {head.member, *members} and set(members) - {self.hub}, "unwitnessed")
         return head, members

@@ -66,7 +66,7 @@ class Unpacker:
         return value
 
     def value(self, depth: int = 0) -> Any:
-        need(depth < 5, "deeper than any message")
+        need(depth < 6, "deeper than any message")
         first = self.take(1)[0]
         if first < 0x80:
             return first
@@ -128,13 +128,16 @@ FIELDS: dict[str, tuple[str, str, str]] = {  # tag -> kind, role, fields
     "feature-bank": ("release", "site", "count count box"),
     "prototype-sum": ("release", "site", "count count digest floats"),
     "metric-report": ("release", "site", "count count metrics"),
-    "round-open": ("publish", "coordinator", "count count digest banks target floats floats"),
+    "round-open": ("publish", "coordinator", "count count digest banks target floats floats floats"),
     "bank-relay": ("publish", "coordinator", "count count name box"),
     "target-update": ("release", "site", "count count digest floats"),
     "distance-report": ("release", "site", "count count float"),
     "target-model": ("publish", "coordinator", "count count digest floats"),
     "want-target": ("control", "site", "count count"),
     "ask-targets": ("control", "coordinator", "count count"),
+    "log-head": ("share", "site", "signed-head proof"),
+    "log-heads": ("share", "coordinator", "count shown"),
+    "log-witness": ("share", "site", "count vouches"),
     "secagg-open": ("publish", "coordinator", "manifest signature"),
     "advertise-keys": ("share", "site", "rank digest hybrid hybrid digest signature"),
     "keyset": ("share", "coordinator", "digest digest key-digests advertisements"),
@@ -183,6 +186,12 @@ def check_field(form: str, value: Any) -> bool:
         "received": lambda: is_dealt(value, 0),
         "signatures": lambda: is_rows(value, ["rank", "signature"]),
         "held": lambda: is_rows(value, ["rank", "share33"]),
+        "signed-head": lambda: is_signed_head(value),
+        "proof": lambda: is_list(value, 64, ["digest"], bare=True),
+        "countersigned": lambda: is_list(value, 1, ["name", "signature"]),
+        "shown": lambda: is_list(value, 64, ["signed-head", "proof", "countersigned"]),
+        "vouches": lambda: is_list(value, 64, ["name", "count", "signature"]),
+        "size": lambda: is_int(value, 0, 2**63 - 1),
     }
     return bool(checks[form]())
 
@@ -221,6 +230,25 @@ def is_target(value: Any) -> bool:
         and all(isinstance(t, list) and len(t) == 3 and is_bytes(t[0], 32, 32) for t in value)
         and all(isinstance(bit, bool) for t in value for bit in t[1:])
     )
+
+
+def is_list(value: Any, most: int, forms: list[str], bare: bool = False) -> bool:
+    """As `is_rows`, in any order."""
+    if not isinstance(value, list) or len(value) > most:
+        return False
+    rows = [[row] if bare else row for row in value]
+    return all(isinstance(row, list) and len(row) == len(forms) and all(map(check_field, forms, row)) for row in rows)
+
+
+def is_signed_head(value: Any) -> bool:
+    """protocols/tlog/SPEC.md, Heads."""
+    forms = ["digest", "name", "count", "size", "digest", "digest", "count", "digest"]
+    if not (isinstance(value, list) and len(value) == 2 and isinstance(value[0], list) and len(value[0]) == 9):
+        return False
+    version, *fields = value[0]
+    good = is_int(version, 1, 1) and all(map(check_field, forms, fields)) and is_bytes(value[1], 64, 64)
+    empty, none = hashlib.sha256().digest(), bytes(32)
+    return good and (fields[3] == 0) == (fields[4] == empty) and (fields[6] == 0) == (fields[7] == none)
 
 
 def is_rows(value: Any, forms: list[str], bare: bool = False) -> bool:
@@ -281,7 +309,8 @@ def read_message(kind: str, body: bytes) -> tuple[str, list[Any]]:
     if tag == "hello":
         need((fields[1] < 0) == (fields[2] < 0) and not (fields[1] < 0 and fields[3]), "before the first round")
     if tag == "round-open":
-        need(hashlib.sha256(fields[6]).digest() == fields[2], "model digest")
+        need(not fields[6] or (not fields[7] and fields[1] > 0), "values in place of a model, after a round")
+        need(fields[6] or hashlib.sha256(fields[7]).digest() == fields[2], "model digest")
     if tag == "target-model":
         need(hashlib.sha256(fields[3]).digest() == fields[2], "target digest")
     if tag == "bank-relay":

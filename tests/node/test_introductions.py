@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from fedsecure.audit.log import Entry
 from fedsecure.config import Study, parse_study
 from fedsecure.egress import FREE, SentRow
 from fedsecure.greeting import GREETINGS, Greeting, Verdict
@@ -19,7 +20,8 @@ from fedsecure.node.store import Store
 from keys.identity import Identity
 from keys.roster import Roster
 
-STUDY = parse_study({"sites": [{"name": "north", "weight": 3}]})
+ALONE = {"sites": [{"name": "north", "weight": 3}], "security": {"secagg": False}}
+STUDY = parse_study(ALONE)
 
 
 class Node:
@@ -41,13 +43,15 @@ class Node:
 
     def _say(self, greeting: Greeting) -> None:
         frame = GREETINGS.write(greeting, self.identity)
-        self.store.log(SentRow("control", "Greeting", FREE, 0, 0, greeting.recipient, len(frame), b"d" * 32))
+        self.store.log(
+            SentRow("control", "Greeting", FREE, 0, 0, greeting.recipient, len(frame), b"d" * 32), Entry(b"")
+        )
         self.out.append(frame)
 
     def sends(self, frames: int = 1) -> None:
         """Something of a study leaves."""
         for _ in range(frames):
-            self.store.log(SentRow("control", "Hello", FREE, 0, 0, "hub", 10, b"d" * 32))
+            self.store.log(SentRow("control", "Hello", FREE, 0, 0, "hub", 10, b"d" * 32), Entry(b""))
 
 
 def talk(site: Node, hub: Node, turns: int = 4) -> None:
@@ -138,7 +142,7 @@ def test_a_restart_is_no_return_to_an_older_copy(world: World) -> None:
 
 
 def test_another_study_stops_the_site_and_says_what_differs(world: World) -> None:
-    other = parse_study({"sites": [{"name": "north", "weight": 3}], "pretrain": {"rounds": 99}})
+    other = parse_study({**ALONE, "pretrain": {"rounds": 99}})
     north, hub = world.start("north", other), world.start("hub")
     north.it.tick(0.0)
     talk(north, hub)

@@ -5,7 +5,16 @@ import math
 import numpy as np
 import pytest
 
-from fedsecure.config import FinetuneSettings, Member, PretrainSettings, PrivacySettings, Study, parse_study
+from fedsecure.config import (
+    FinetuneSettings,
+    Member,
+    PretrainSettings,
+    PrivacySettings,
+    SecuritySettings,
+    SparseSettings,
+    Study,
+    parse_study,
+)
 from fedsecure.errors import SettingsError
 from fedsecure.plan import require_no_noise
 from fedsecure.privacy.accountant import spent
@@ -23,6 +32,7 @@ def study(sites: int = 10, framework: str = "fclopt", weight: int = 20, **privac
         finetune=FinetuneSettings(modes=("local",)),
         pretrain=PretrainSettings(exchange="none"),
         privacy=PrivacySettings(**asked),
+        security=SecuritySettings(secagg=False),
     )
 
 
@@ -69,6 +79,12 @@ def summed(pretrain: dict[str, object] | None = None, framework: str = "fcl", **
     }  # fmt: skip
     asked = study(framework=framework, contribution="patient-sum", **privacy)
     return asked.model_copy(update={"pretrain": PretrainSettings(**settings | (pretrain or {}))})  # type: ignore[arg-type]
+
+
+def test_what_a_site_keeps_for_later_rounds_is_no_sum_over_patients_of_this_one() -> None:
+    sparse = summed().model_copy(update={"sparse": SparseSettings(period=2)})
+    with pytest.raises(SettingsError, match=r"sparse\.period = 1"):
+        events_of(sparse, 3.0)
 
 
 def test_sampled_patients_cost_less() -> None:

@@ -25,7 +25,7 @@ def test_the_union_is_all_there_is() -> None:
         if isinstance(cls, type) and issubclass(cls, msgspec.Struct) and cls.__struct_config__.tag is not None
     }
     assert tagged == set(ALL)
-    assert len({cls.__struct_config__.tag for cls in ALL}) == len(ALL) == 28
+    assert len({cls.__struct_config__.tag for cls in ALL}) == len(ALL) == 31
 
 
 def test_each_message_has_one_kind_and_one_sender() -> None:
@@ -59,6 +59,9 @@ def test_each_message_has_one_kind_and_one_sender() -> None:
         "SumResult": (Kind.PUBLISH, Role.COORDINATOR),
         "ResultAgreement": (Kind.SHARE, Role.SITE),
         "AgreedResult": (Kind.SHARE, Role.COORDINATOR),
+        "LogHead": (Kind.SHARE, Role.SITE),
+        "LogHeads": (Kind.SHARE, Role.COORDINATOR),
+        "LogWitness": (Kind.SHARE, Role.SITE),
     }
 
 

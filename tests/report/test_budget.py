@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fedsecure.config import FinetuneSettings, Member, PretrainSettings, PrivacySettings, Study, dump
+from fedsecure.audit.log import Entry
+from fedsecure.config import FinetuneSettings, Member, PretrainSettings, PrivacySettings, SecuritySettings, Study, dump
 from fedsecure.egress import NON_PRIVATE, REPEAT, SentRow
 from fedsecure.errors import SettingsError
 from fedsecure.node.store import Store
@@ -31,6 +32,7 @@ def study(**privacy: object) -> Study:
         pretrain=PretrainSettings(exchange="none"),
         finetune=FinetuneSettings(modes=("local",)),
         privacy=PrivacySettings(**privacy),
+        security=SecuritySettings(secagg=False),
     )
 
 
@@ -45,7 +47,7 @@ def record(folder: Path, *rows: tuple[str, str, str, int]) -> None:
     """(kind, flow, event, round) of what a site sent."""
     store = Store(folder)
     for kind, flow, event, round_ in rows:
-        store.log(SentRow(kind, flow, event, 0, round_, "coordinator", 10, bytes(32)))
+        store.log(SentRow(kind, flow, event, 0, round_, "coordinator", 10, bytes(32)), Entry(b""))
     store.close()
 
 

@@ -18,6 +18,7 @@ from fedsecure.config import Study, SumFloors, parse_study
 from fedsecure.egress import NON_PRIVATE, REPEAT, Gate
 from fedsecure.errors import GateRefused, SettingsError
 from fedsecure.learning.fedavg import average
+from fedsecure.learning.sparse import part_of
 from fedsecure.node.averaging import Averaging
 from fedsecure.node.coordinator import step
 from fedsecure.node.coordinator_shell import CoordinatorShell
@@ -103,7 +104,9 @@ def watcher(monkeypatch: pytest.MonkeyPatch) -> Watcher:
         deltas = [(site, weights[site], seen.updates[(*place, site)][-1].arrays) for site in survivors]
         step = grid_of(self._study, [part.length for part in manifest.flows]).step
         most = len(survivors) * step / sum(weights[site] for site in survivors)  # of a turned coordinate
-        seen.ends[place] = (averaging.end(), average(averaging._start, deltas), most)
+        end = averaging.end()
+        moving = end if averaging._places is None else part_of(end, averaging._places)
+        seen.ends[place] = (moving, average(averaging._moving(), deltas), most)
         return digest
 
     monkeypatch.setattr(Gate, "mask", masking)
@@ -501,8 +504,11 @@ def signed(words: Any) -> Any:
     return np.where(words >= 2**31, words - 2**32, words)
 
 
-def test_each_rounds_sum_is_that_of_the_sites_and_the_model_that_of_fedavg(lay_out: LayOut, watcher: Watcher) -> None:
-    run, study = lay_out()
+@pytest.mark.parametrize("period", [1, 3])
+def test_each_rounds_sum_is_that_of_the_sites_and_the_model_that_of_fedavg(
+    lay_out: LayOut, watcher: Watcher, period: int
+) -> None:
+    run, study = lay_out(sparse={"period": period})
     events: list[tuple[str, Progress]] = []
     federate(run, study, "memory", lambda node, event: events.append((node, event)))
     assert finished(run)

@@ -66,15 +66,23 @@ def message_vectors() -> list[Case]:
     add("target digest of another target", "publish", ["target-model", 0, 3, digest, bytes(12)])
     add("round before this target", "publish", ["round-open", 0, 3, digest, [], FLOATS])
     add("round before prototypes", "publish", ["round-open", 0, 3, digest, [], [], FLOATS])
-    add("round with prototypes of 13 bytes", "publish", ["round-open", 0, 3, digest, [], [], FLOATS + b"\x00", FLOATS])
-    add("round with no prototypes as nil", "publish", ["round-open", 0, 3, digest, [], [], None, FLOATS])
+    add(
+        "round with prototypes of 13 bytes",
+        "publish",
+        ["round-open", 0, 3, digest, [], [], FLOATS + b"\x00", b"", FLOATS],
+    )
+    add("round with no prototypes as nil", "publish", ["round-open", 0, 3, digest, [], [], None, b"", FLOATS])
     for name, banks in (
         ("banks out of order", [["site-b", digest], ["site-a", digest]]),
         ("one bank twice", [["site-a", digest], ["site-a", digest]]),
         ("1025 banks", [[f"s{n:04}", digest] for n in range(1025)]),
     ):
-        add(name, "publish", ["round-open", 0, 3, digest, banks, [], b"", FLOATS])
-    add("model digest of another model", "publish", ["round-open", 0, 3, digest, [], [], b"", bytes(12)])
+        add(name, "publish", ["round-open", 0, 3, digest, banks, [], b"", b"", FLOATS])
+    add("model digest of another model", "publish", ["round-open", 0, 3, digest, [], [], b"", b"", bytes(12)])
+    add("round before sparse updates", "publish", ["round-open", 0, 3, digest, [], [], b"", FLOATS])
+    add("round with values and a model", "publish", ["round-open", 0, 3, digest, [], [], b"", FLOATS, FLOATS])
+    add("round with values of 13 bytes", "publish", ["round-open", 0, 3, digest, [], [], b"", FLOATS + b"\x00", b""])
+    add("first round with values", "publish", ["round-open", 0, 0, digest, [], [], b"", FLOATS, b""])
     target = [digest, False, True]
     for name, targets in (
         ("two targets", [target, target]),
@@ -83,7 +91,7 @@ def message_vectors() -> list[Case]:
         ("target digest cut", [[digest[:31], False, True]]),
         ("target as nil", None),
     ):
-        add(name, "publish", ["round-open", 0, 3, digest, [], targets, b"", FLOATS])
+        add(name, "publish", ["round-open", 0, 3, digest, [], targets, b"", b"", FLOATS])
     add("box under another name", "publish", ["bank-relay", 0, 2, "site-b", box])
     add("box without recipients", "release", ["feature-bank", 0, 2, [sender, ciphertext, [], signature]])
     add(
@@ -102,6 +110,23 @@ def message_vectors() -> list[Case]:
     add(
         "recipient is a path", "release", ["feature-bank", 0, 2, [sender, ciphertext, [["../b", bytes(80)]], signature]]
     )
+    _, signed, proof = msgspec.msgpack.decode(encode(valid["log-head"]))
+    fields, by = signed
+    tag, first, (shown, _) = msgspec.msgpack.decode(encode(valid["log-heads"]))
+    _, seen, (vouch,) = msgspec.msgpack.decode(encode(valid["log-witness"]))
+    add("a head without a signature", "share", ["log-head", [fields], proof])
+    add("a head of version 2", "share", ["log-head", [[2, *fields[1:]], by], proof])
+    add("a head with free text", "share", ["log-head", [[*fields, "patient 17"], by], proof])
+    add("leaves without a root in a head", "share", ["log-head", [[*fields[:4], 0, *fields[5:]], by], proof])
+    add("a view of no head", "share", ["log-head", [[*fields[:8], digest], by], proof])
+    add("a proof of 65 hashes", "share", ["log-head", signed, [digest] * 65])
+    add("a proof of something else than hashes", "share", ["log-head", signed, [digest[:31]]])
+    add("a head under control", "control", ["log-head", signed, proof])
+    add("65 heads", "share", [tag, first, [shown] * 65])
+    add("heads from a number below 0", "share", [tag, -1, [shown]])
+    add("a head countersigned twice", "share", [tag, first, [[shown[0], [], [["site-a", bytes(64)]] * 2]]])
+    add("65 vouches", "share", ["log-witness", seen, [vouch] * 65])
+    add("a vouch for no round", "share", ["log-witness", seen, [[vouch[0], vouch[2]]]])
     long = "not the canonical encoding of a {} message"
     hello, done = pack(["hello", 3, 0, 2, True]), pack(["round-done", 0, 2])
     add("number in two bytes", "control", done[:-1] + b"\xcc\x02", long)

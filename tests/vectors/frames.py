@@ -12,8 +12,8 @@ from protocols.envelope import FRAME_LABEL
 from protocols.messages import BankRelay, FeatureBank, Hello, SealedBox, Wrap
 
 FROM_COORDINATOR = (
-    "study-closed", "round-open", "bank-relay", "round-open-target", "round-open-prototypes", "target-model",
-    "ask-targets",
+    "study-closed", "round-open", "bank-relay", "round-open-target", "round-open-prototypes",
+    "round-open-values", "target-model", "ask-targets", "log-heads",
 )  # fmt: skip
 
 
@@ -140,6 +140,11 @@ def frame_vectors() -> list[Case]:
     add("the coordinator says hello", "UnexpectedMessage", rule, frame_of(hello, **back), **down)
     asks = encode(all_messages["ask-targets"])
     add("a site asks for targets", "UnexpectedMessage", "a site does not send AskTargets", frame_of(asks))
+    shows = encode(all_messages["log-heads"])
+    add("a site shows all heads", "UnexpectedMessage", "a site does not send LogHeads", frame_of(shows, kind="share"))
+    vouches = encode(all_messages["log-witness"])
+    rule = "a coordinator does not send LogWitness"
+    add("the coordinator is a witness", "UnexpectedMessage", rule, frame_of(vouches, kind="share", **back), **down)
     wants = encode(all_messages["want-target"])
     rule = "a coordinator does not send WantTarget"
     add("the coordinator wants a target", "UnexpectedMessage", rule, frame_of(wants, **back), **down)

@@ -59,7 +59,7 @@ def files() -> Mapping[str, str]:
         "leaves": ("Decode `leaf`, found at `index` of the log of `peer`; `hash` stands for it.", leaf_vectors),
         "proofs": ("Verify `proof` of a leaf in a tree, or of a tree in a later one.", proof_vectors),
         "heads": (
-            "Countersign `head` from `peer` as `me`, whose last head of that site is `last`.",
+            "Countersign `head` from `peer` as `me`, whose last head of that member is `last`.",
             head_vectors,
         ),
         "checkpoints": ("Read `checkpoint` from `peer`.", checkpoint_vectors),

@@ -1,4 +1,4 @@
-"""Transparency logs: leaves, proofs, heads and checkpoints, and what sites, witnesses and carriers could do to them."""
+"""Transparency logs: leaves, proofs, heads and checkpoints, and what witnesses and carriers could do to them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ LEAVES = tuple(leaf_hash(fixed("leaf", index)) for index in range(8))
 FORKED = (*LEAVES[:3], leaf_hash(b"another"), *LEAVES[4:])
 SENT: dict[str, Any] = {
     "tag": "sent", "version": 1, "seq": 5, "kind": "release", "peer": "coordinator", "flow": "weight-update",
-    "shapes": [[3], [16, 1, 3, 3, 3]], "size": 1740, "ciphertext": fixed("ciphertext"),
+    "stage": 0, "round": 3, "shapes": [[3], [16, 1, 3, 3, 3]], "size": 1740, "ciphertext": fixed("ciphertext"),
     "commitment": hashlib.sha256(prefixed(b"fedsecure/leaf/commitment/v1") + fixed("nonce") + b"update").digest(),
-    "budget": 1_250_000, "policy": fixed("policy"), "code": fixed("code"),
+    "model": fixed("model"), "budget": 1_250_000, "policy": fixed("policy"), "code": fixed("code"),
 }  # fmt: skip
-REFUSED = {name: value for name, value in SENT.items() if name != "ciphertext"} | {"tag": "refused", "reason": "cap"}
-ORDER = ("tag", "version", "seq", "kind", "peer", "flow", "shapes", "size", "ciphertext", "reason", "commitment")
-FIELDS = (*ORDER, "budget", "policy", "code")
+REFUSED = {name: value for name, value in SENT.items() if name not in ("ciphertext", "model")} | {
+    "tag": "refused", "reason": "cap",
+}  # fmt: skip
+GIVEN = ("shapes", "commitment", "budget", "policy", "code")  # what only its sender can say of a message
+RECEIVED = {name: value for name, value in SENT.items() if name not in GIVEN} | {"tag": "received", "peer": "site-b"}
+ORDER = ("tag", "version", "seq", "kind", "peer", "flow", "stage", "round", "shapes", "size", "ciphertext", "reason")
+FIELDS = (*ORDER, "commitment", "model", "budget", "policy", "code")
 
 
 def leaf(of: dict[str, Any], **changed: Any) -> bytes:
@@ -37,7 +41,11 @@ def leaf_vectors() -> list[Case]:
         ok("sent", **at, leaf=leaf(SENT).hex(), hash=leaf_hash(leaf(SENT)).hex(), **opened),
         ok("refused", **at, leaf=leaf(REFUSED).hex(), hash=leaf_hash(leaf(REFUSED)).hex(), **opened),
     ]
+    received = leaf(RECEIVED)
+    cases.append(ok("received", **at, leaf=received.hex(), hash=leaf_hash(received).hex()))
     for name, raw in {
+        "a greeting, of no model": leaf(SENT, kind="control", flow="greeting", model=b""),
+        "digests of the doctor's": leaf(SENT, kind="release", flow="digests"),
         "no array, no budget": leaf(SENT, shapes=[], budget=-1),
         "of no known type": leaf(REFUSED, flow="", reason="schema"),
     }.items():
@@ -68,7 +76,14 @@ def leaf_vectors() -> list[Case]:
     add("a digest too short", leaf(SENT, ciphertext=bytes(31)))
     add("a commitment too long", leaf(SENT, commitment=bytes(33)))
     add("no policy", leaf(SENT, policy=b""))
-    add("a field more", b"\x9e" + leaf(SENT)[1:] + b"\xa1x")
+    add("a model's digest cut", leaf(SENT, model=bytes(31)))
+    add("a round below 0", leaf(SENT, round=-1))
+    add("a stage of 2^31", leaf(SENT, stage=2**31))
+    add("a greeting as a release", leaf(SENT, flow="greeting"))
+    add("received, of no known type", leaf(RECEIVED, flow=""))
+    add("received, with a commitment", leaf(RECEIVED, commitment=bytes(32)))
+    add("received, of half a model", leaf(RECEIVED, model=bytes(16)))
+    add("a field more", b"\xdc\x00\x11" + leaf(SENT)[3:] + b"\xa1x")
     add("cut", leaf(SENT)[:-1])
     add("a byte left over", leaf(SENT) + b"\0")
     add("empty", b"")
@@ -136,8 +151,8 @@ def proof_vectors() -> list[Case]:
 
 
 def head(round_: int = 3, size: int = 6, leaves: Sequence[bytes] = LEAVES, **changed: Any) -> list[Any]:
-    values = {"version": 1, "study": STUDY, "site": "site-a", "round": round_, "size": size}
-    values |= {"root": root_of(leaves[:size]), "ledger": fixed("ledger", round_)}
+    values = {"version": 1, "study": STUDY, "member": "site-a", "round": round_, "size": size}
+    values |= {"root": root_of(leaves[:size]), "ledger": fixed("ledger", round_), "seen": 9, "view": fixed("view")}
     return list((values | changed).values())
 
 
@@ -173,6 +188,8 @@ def head_vectors() -> list[Case]:
         vouched("the same head again", last, last),
         vouched("nothing was sent in a round", last, signed(head(4))),
         vouched("an empty log", None, signed(head(0, 0))),
+        vouched("a site that has seen no head", None, signed(head(seen=0, view=bytes(32)))),
+        vouched("the coordinator's log", None, signed(head(member="coordinator"), "coordinator"), (), "coordinator"),
     ]
 
     def add(
@@ -181,10 +198,9 @@ def head_vectors() -> list[Case]:
     ) -> None:  # fmt: skip
         cases.append(bad(name, error, blame or peer, rule, **case(last, raw, proof, peer)))
 
-    shape, author = "not a version 1 signed head", "signed by its site"
+    shape, author = "not a version 1 signed head", "signed by its member"
     add("of another study", "WrongStudy", "digest of the study", signed(head(study=fixed("other"))), peer="site-c")
-    add("of nobody", "UnknownPeer", "a log is a site's", signed(head(site="stranger")))
-    add("of the coordinator", "UnknownPeer", "a log is a site's", signed(head(site="coordinator"), "coordinator"))
+    add("of nobody", "UnknownPeer", "a log is a member's", signed(head(member="stranger")))
     add("signed by its carrier", "BadSignature", author, signed(head(4, 7), "site-c"), peer="site-c")
     add("signed under another label", "BadSignature", author, signed(head(4, 7), label=WITNESS_LABEL))
     add("one bit of the signature", "BadSignature", author, new[:-1] + bytes((new[-1] ^ 1,)))
@@ -196,6 +212,8 @@ def head_vectors() -> list[Case]:
     add("leaves without a root", "Malformed", shape, signed(head(4, 7, root=EMPTY)))
     add("a root without leaves", "Malformed", shape, signed(head(0, 0, root=fixed("root"))))
     add("a ledger's head too short", "Malformed", shape, signed(head(ledger=bytes(31))))
+    add("a view of nothing", "Malformed", shape, signed(head(seen=0)))
+    add("no view of nine heads", "Malformed", shape, signed(head(view=bytes(32))))
     add("cut", "Malformed", shape, new[:-1])
     add("a byte left over", "Malformed", shape, new + b"\0")
     long = new.replace(b"site-a\x04", b"site-a\xcc\x04")
@@ -215,6 +233,7 @@ def head_vectors() -> list[Case]:
     add("two roots in one round", "SplitView", one, signed(head(3, 6, FORKED)), peer="site-c", blame="site-a")
     add("two sizes in one round", "SplitView", one, signed(head(3, 7)), peer="site-c", blame="site-a")
     add("two ledgers in one round", "SplitView", one, signed(head(ledger=fixed("other"))))
+    add("two views in one round", "SplitView", one, signed(head(seen=8)))
     add("two roots of one size", "SplitView", root, signed(head(4, 6, FORKED)), peer="site-c", blame="site-a")
     add("leaves lost", "Rollback", loses, signed(head(4, 5)), peer="coordinator", blame="site-a")
     add("all leaves lost", "Rollback", loses, signed(head(4, 0)))
@@ -223,12 +242,13 @@ def head_vectors() -> list[Case]:
 
 
 def checkpoint_vectors() -> list[Case]:
-    of = signed(head())
+    of, own = signed(head()), signed(head(member="coordinator"), "coordinator")
     hub, b, c = (countersignature(of, name) for name in ("coordinator", "site-b", "site-c"))
     at = {"peer": "site-c"}
     cases = [
         ok("a witness", **at, checkpoint=checkpoint(of, hub, b).hex()),
         ok("two witnesses", **at, checkpoint=checkpoint(of, hub, b, c).hex()),
+        ok("the coordinator's", **at, checkpoint=checkpoint(own, countersignature(own, "site-b")).hex()),
     ]
 
     def add(name: str, error: str, rule: str, raw: bytes) -> None:
@@ -254,9 +274,11 @@ def checkpoint_vectors() -> list[Case]:
     labelled = countersignature(of, "site-b", label=HEAD_LABEL)
     add("countersigned under another label", "BadSignature", holds, checkpoint(of, hub, labelled))
     add("a third that does not hold", "BadSignature", holds, checkpoint(of, hub, b, ["site-c", bytes(64)]))
-    add("not signed by its site", "BadSignature", "signed by its site", checkpoint(signed(head(), "site-b"), hub, b))
+    add("not signed by its site", "BadSignature", "signed by its member", checkpoint(signed(head(), "site-b"), hub, b))
     add("of another study", "WrongStudy", "digest of the study", checkpoint(signed(head(study=fixed("other"))), hub, b))
-    add("of the coordinator", "UnknownPeer", "a log is a site's", checkpoint(signed(head(site="coordinator")), hub, b))
+    add("the coordinator's, of no witness", "Unwitnessed", alone, checkpoint(own))
+    own_witness = countersignature(own, "coordinator")
+    add("the coordinator its own witness", "UnknownPeer", member, checkpoint(own, own_witness))
     add("out of order", "Malformed", shape, checkpoint(of, b, hub))
     add("one witness twice", "Malformed", shape, checkpoint(of, hub, b, b))
     add("a signature too short", "Malformed", shape, checkpoint(of, hub, ["site-b", bytes(63)]))

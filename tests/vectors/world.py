@@ -42,6 +42,19 @@ from protocols.messages import (
     WeightUpdate,
 )
 from protocols.seal import Sealer
+from protocols.tlog.checkpoint import sign_head
+from protocols.tlog.messages import (
+    NO_LEDGER,
+    NO_VIEW,
+    Countersignature,
+    Head,
+    LogHead,
+    LogHeads,
+    LogWitness,
+    Shown,
+    SignedHead,
+    Vouch,
+)
 
 MAXIMUM = 4096
 Case = dict[str, Any]
@@ -139,16 +152,31 @@ def messages() -> dict[str, Any]:
         "feature-bank": FeatureBank(0, 2, box),
         "metric-report": MetricReport(1, 0, FLOATS),
         "prototype-sum": PrototypeSum(0, 2, digest, FLOATS),
-        "round-open": RoundOpen(0, 3, digest, (BankRef("site-a", box_digest(box)),), (), b"", FLOATS),
-        "round-open-prototypes": RoundOpen(0, 3, digest, (), (), FLOATS[:8], FLOATS),
+        "round-open": RoundOpen(0, 3, digest, (BankRef("site-a", box_digest(box)),), (), b"", b"", FLOATS),
+        "round-open-prototypes": RoundOpen(0, 3, digest, (), (), FLOATS[:8], b"", FLOATS),
+        "round-open-values": RoundOpen(0, 3, digest, (), (), b"", FLOATS[:8], b""),
         "bank-relay": BankRelay(0, 2, "site-a", box),
-        "round-open-target": RoundOpen(0, 3, digest, (), (TargetRef(fixed("target"), False, True),), b"", FLOATS),
+        "round-open-target": RoundOpen(0, 3, digest, (), (TargetRef(fixed("target"), False, True),), b"", b"", FLOATS),
         "target-update": TargetUpdate(0, 2, digest, FLOATS),
         "distance-report": DistanceReport(0, 2, FLOATS[:4]),
         "target-model": TargetModel(0, 3, digest, FLOATS),
         "want-target": WantTarget(0, 3),
         "ask-targets": AskTargets(0, 2),
+        "log-head": LogHead(signed_head("site-a"), (fixed("left"), fixed("right"))),
+        "log-heads": LogHeads(4, tuple(shown_head(name) for name in ("coordinator", "site-b"))),
+        "log-witness": LogWitness(6, (Vouch("site-b", 2, bytes(range(64))),)),
     }
+
+
+def signed_head(member: str, round_: int = 2) -> SignedHead:
+    return sign_head(IDENTITIES[member], Head(1, STUDY, member, round_, 6, fixed("root"), NO_LEDGER, 0, NO_VIEW))
+
+
+def shown_head(member: str) -> Shown:
+    """As the coordinator passes it on."""
+    signed = signed_head(member)
+    by = () if member == "coordinator" else (Countersignature("coordinator", bytes(range(64))),)
+    return Shown(signed, (fixed("left"),), by)
 
 
 def ok(name: str, **fields: Any) -> Case:

@@ -12,18 +12,20 @@ from keys.identity import Identity
 from keys.roster import Roster
 from protocols.tlog.checkpoint import (
     Checkpoint,
-    Head,
-    SignedHead,
     compare,
+    compare_views,
     countersign,
     encode,
     follow,
     read_checkpoint,
     read_head,
     sign_head,
+    viewed,
+    witness_of,
 )
-from protocols.tlog.errors import BadProof, Rollback, SplitView
-from protocols.tlog.merkle import Frontier, consistency_proof, leaf_hash, root_of
+from protocols.tlog.errors import BadProof, DifferentView, Rollback, SplitView
+from protocols.tlog.merkle import EMPTY, Frontier, consistency_proof, leaf_hash, root_of
+from protocols.tlog.messages import NO_VIEW, Head, SignedHead
 
 IDENTITIES = {name: Identity.generate() for name in ("hub", "north", "south", "west")}
 ROSTER = Roster("hub", {name: identity.public for name, identity in IDENTITIES.items()})
@@ -33,7 +35,8 @@ LEAVES = [leaf_hash(bytes((index,))) for index in range(40)]
 
 def signed(round_: int, leaves: list[bytes], site: str = "north") -> SignedHead:
     ledger = hashlib.sha256(b"ledger of round %d" % round_).digest()
-    return sign_head(IDENTITIES[site], Head(1, STUDY, site, round_, len(leaves), root_of(leaves), ledger))
+    head = Head(1, STUDY, site, round_, len(leaves), root_of(leaves), ledger, 0, NO_VIEW)
+    return sign_head(IDENTITIES[site], head)
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=8))
@@ -45,7 +48,7 @@ def test_rounds_with_witnesses_that_rotate(growth: list[int]) -> None:
         for leaf in LEAVES[size : size + grown]:
             frontier = frontier.append(leaf)
         size += grown
-        head = Head(1, STUDY, "north", round_, frontier.size, frontier.root, bytes(32))
+        head = Head(1, STUDY, "north", round_, frontier.size, frontier.root, bytes(32), 0, NO_VIEW)
         raw = encode(sign_head(IDENTITIES["north"], head))
         given_by = []
         for member in ("hub", ("south", "west")[round_ % 2]):
@@ -78,9 +81,26 @@ def test_two_members_who_were_shown_two_logs_find_out_by_gossip() -> None:
     for shown in (to_south, to_west):
         follow(None, shown, (), peer="north")  # neither can know
     told = read_head(encode(to_west), peer="west", study=STUDY, roster=ROSTER)
-    with pytest.raises(SplitView, match="north: a site signs one head a round") as caught:
+    with pytest.raises(SplitView, match="north: a member signs one head a round") as caught:
         compare(to_south, told)
     assert caught.value.evidence == (encode(to_south), encode(to_west))
+
+
+@given(st.integers(1, 8), st.integers(0, 7), st.integers(0, 30))
+def test_every_other_site_is_the_witness_in_turn_and_of_different_members(sites: int, author: int, round_: int) -> None:
+    names = tuple(f"s{number}" for number in range(sites))
+    for who in ("hub", names[author % sites]):
+        others = set(names) - {who}
+        turns = [witness_of(who, round_ + turn, names) for turn in range(len(others))]
+        assert set(turns) - {None} == others
+    if not others:
+        assert witness_of(who, round_, names) is None
+
+
+def test_a_view_tells_lists_of_heads_apart() -> None:
+    one, two = signed(0, LEAVES[:2]), signed(0, LEAVES[:3], "south")
+    views = {NO_VIEW, viewed(NO_VIEW, one), viewed(viewed(NO_VIEW, one), two), viewed(viewed(NO_VIEW, two), one)}
+    assert len(views) == 4
 
 
 def test_mistakes_of_ours() -> None:
@@ -90,6 +110,22 @@ def test_mistakes_of_ours() -> None:
     with pytest.raises(ValueError, match="two logs"):
         compare(new, signed(1, LEAVES[:3], "south"))
     with pytest.raises(ValueError, match="root of no leaves"):
-        Head(1, STUDY, "north", 1, 0, bytes(32), bytes(32))
+        Head(1, STUDY, "north", 1, 0, bytes(32), bytes(32), 0, NO_VIEW)
     with pytest.raises(ValueError, match=">= 0"):
-        sign_head(IDENTITIES["north"], Head(1, STUDY, "north", -1, 3, bytes(32), bytes(32)))
+        sign_head(IDENTITIES["north"], Head(1, STUDY, "north", -1, 3, bytes(32), bytes(32), 0, NO_VIEW))
+
+
+def test_two_sites_that_were_shown_two_lists_find_out_by_each_others_heads() -> None:
+    shown = [signed(0, LEAVES[:2]), signed(0, LEAVES[:3], "south")]
+    views = [NO_VIEW]
+    for each in shown:
+        views.append(viewed(views[-1], each))
+
+    def of(seen: int, view: bytes) -> SignedHead:
+        return sign_head(IDENTITIES["west"], Head(1, STUDY, "west", 1, 0, EMPTY, bytes(32), seen, view))
+
+    for seen in range(3):
+        compare_views(views, of(seen, views[seen]), coordinator="hub")
+    compare_views(views, of(3, viewed(views[2], shown[0])), coordinator="hub")  # of a list that is longer
+    with pytest.raises(DifferentView, match=r"hub: .* west saw another"):
+        compare_views(views, of(1, viewed(NO_VIEW, shown[1])), coordinator="hub")
