@@ -117,7 +117,8 @@ def _refused(tap: Tap, update: Update) -> bool:
 
 def _bank(update: Update) -> bytes:
     """What a gate boxes of features."""
-    return pack_bank(in_order(Bank(update.arrays["features"], update.arrays["partitions"].astype(np.uint8))))
+    features, partitions = np.asarray(update.arrays["features"], np.float32), update.arrays["partitions"]
+    return pack_bank(in_order(Bank(features, partitions.astype(np.uint8))))
 
 
 class _Exit:
