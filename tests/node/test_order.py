@@ -59,6 +59,7 @@ def study(**settings: Any) -> Study:
             "sites": [{"name": name, "weight": 2} for name in ("a", "b")],
             "pretrain": {"rounds": 4},
             "finetune": {"labelled": [1], "modes": ["local"]},
+            "security": {"secagg": False},
             **settings,
         }
     )
@@ -69,7 +70,7 @@ ENDS = study(evaluation_deadline_s=D)
 
 
 def opening(stage: int, round_: int) -> FrameIn:
-    return FrameIn("hub", RoundOpen(stage, round_, MODEL, (), (), b"", b"m"))
+    return FrameIn("hub", RoundOpen(stage, round_, MODEL, (), (), b"", b"", b"m"))
 
 
 def after(of: Study, state: SiteState, *events: Any) -> tuple[SiteState, list[Any]]:
