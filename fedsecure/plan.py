@@ -20,6 +20,7 @@ from typing import Final
 from fedsecure.config import Framework, Study
 from fedsecure.errors import SettingsError
 from fedsecure.types import Flow
+from protocols.secagg.graph import least_present
 from protocols.secagg.manifest import assumed_corrupted, least_threshold
 
 SUMMED: Final = frozenset({Flow.WEIGHTS, Flow.PROTOTYPE_SUM, Flow.TARGET})  # of which only sums over sites are used
@@ -141,11 +142,11 @@ def summed(study: Study, stage: int, round_: int, targets: bool = False) -> tupl
 
 
 def least_sites(study: Study) -> int:
-    """Sites without which no round closes: minimum_sites or, with secure aggregation, as many as open a sum."""
+    """Sites without which no round closes: minimum_sites or, with secure aggregation, as many as a sum begins with."""
     if not study.security.secagg:
         return max(1, study.minimum_sites)
     sites = len(study.sites)
-    return max(study.minimum_sites, least_threshold(sites, assumed_corrupted(sites)))
+    return max(study.minimum_sites, least_present(sites, least_threshold(sites, assumed_corrupted(sites))))
 
 
 def made(study: Study, stage: int, round_: int, targets: bool = False) -> frozenset[Flow]:

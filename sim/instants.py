@@ -128,26 +128,31 @@ class Fall(NamedTuple):
         return ended and complete and not wrong
 
 
+def train_up_to_the_sum(run: Path, study: Study) -> None:
+    """Run a study that was built in `run` until its first secure sum would begin; nodes started there begin it."""
+    arena = Arena(run, study)
+    arena.start(*arena.folders)
+    begins = CoordinatorShell._open_sum
+
+    def stop(*_: object) -> None:
+        raise Killed
+
+    CoordinatorShell._open_sum = stop  # type: ignore[assignment, method-assign]
+    try:
+        arena.finish()
+    except Killed:
+        pass
+    finally:
+        CoordinatorShell._open_sum = begins  # type: ignore[method-assign]
+        arena.close()
+
+
 class Instants:
     """Kills in one study. run: a new folder in which the study was built; its first stage has one round."""
 
     def __init__(self, run: Path, study: Study) -> None:
         self._run, self._study, self._kills = run, study, 0
-        arena = Arena(run, study)
-        arena.start(*arena.folders)
-        begins = CoordinatorShell._open_sum
-
-        def stop(*_: object) -> None:
-            raise Killed
-
-        CoordinatorShell._open_sum = stop  # type: ignore[assignment, method-assign]
-        try:
-            arena.finish()
-        except Killed:
-            pass
-        finally:
-            CoordinatorShell._open_sum = begins  # type: ignore[method-assign]
-            arena.close()
+        train_up_to_the_sum(run, study)
         self._model: tuple[bytes, ...] | None = None
         self._model = self.kill(COORDINATOR, None)[1]
 

@@ -38,9 +38,9 @@ def train(
 
 @app.command()
 def secagg(
-    params: Annotated[int, typer.Option(min=1, help="Coordinates of each site's vector.")] = 1_000_000,
+    params: Annotated[int, typer.Option(min=1, help="Coordinates of each site's vector.")] = 10_000_000,
     sites: Annotated[int, typer.Option(min=3, max=1000, help="Sites that begin.")] = 10,
-    drop: Annotated[int, typer.Option(min=0, help="Sites that drop out before they send their vector.")] = 0,
+    drop: Annotated[int, typer.Option(min=0, help="Sites that drop out before they send their vector.")] = 3,
     ring: Annotated[int, typer.Option(help="Bits of a value: 16, 20, 24 or 32.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

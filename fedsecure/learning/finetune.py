@@ -26,6 +26,7 @@ from fedsecure.learning.job import Job, JobResult
 from fedsecure.learning.labelled import Slices, choose
 from fedsecure.learning.model import Segmenter, load_tensors, tensors_of
 from fedsecure.learning.parts import DECODER, ENCODER
+from fedsecure.learning.portable import PortableDraws
 from fedsecure.learning.transforms import augment
 from fedsecure.plan import Init, StageKind, keeps_decoder, pretrains_alone
 from fedsecure.progress import Observe, Step
@@ -43,7 +44,7 @@ def initial(study: Study, init: Init, encoder: Tensors | None) -> Tensors:
     the last layer. `encoder` (`parts.start_of`) is used by PRETRAINED alone. Raises RuntimeError where it is missing or
     does not fit the study's model.
     """
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), PortableDraws():
         torch.manual_seed(derive_seed(study.seed, "segmenter"))
         segmenter = Segmenter(study.model, len(study.data.structures))
     if init is Init.PRETRAINED:

@@ -31,6 +31,7 @@ from fedsecure.learning.job import Job, JobResult
 from fedsecure.learning.method import Method
 from fedsecure.learning.model import Branch, load_tensors, pooled, tensors_of
 from fedsecure.learning.parts import ENCODER, PROJECTOR, encoder_of
+from fedsecure.learning.portable import PortableDraws
 from fedsecure.learning.probe import ProbeResult, partition_probe
 from fedsecure.learning.slices import SliceIndex
 from fedsecure.plan import made, pretrains_alone
@@ -54,8 +55,9 @@ METHODS: Final[Mapping[Framework, type[Method]]] = {
 
 
 def initial(study: Study) -> Tensors:
-    """The model all sites start from, drawn from the study's seed: the same encoder for every method."""
-    with torch.random.fork_rng(devices=[]):
+    """The model all sites start from, drawn from the study's seed: the same encoder for every method, and the same
+    bytes on every CPU (portable.py)."""
+    with torch.random.fork_rng(devices=[]), PortableDraws():
         torch.manual_seed(derive_seed(study.seed, "pretrain", "initial"))
         return tensors_of(METHODS[study.framework].build(study))
 

@@ -248,12 +248,14 @@ class Checkpoints:
     def _sign(self, number: int) -> None:
         for leaf in self._store.leaves_from(len(self._tree)):
             self._tree.append(leaf_hash(leaf))
+        seen = len(self._views) - 1
         # What the other end may not have taken cannot be what it checks from: at a site, the last head shown to it.
         if self._name in self._last:
             before = self._last[self._name].head.size
+        elif seen:  # none of this site's is in the list: what it signed went with rounds that were over without it
+            before = 0
         else:  # a site that is shown no list goes by what it signed itself
             before = max((own.signed.head.size for own in self._own.values()), default=0)
-        seen = len(self._views) - 1
         head = Head(
             1, self._digest, self._name, number, len(self._tree), self._tree.root(), NO_LEDGER, seen, self._views[seen]
         )

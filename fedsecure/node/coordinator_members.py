@@ -13,7 +13,7 @@ from fedsecure.config import Study
 from fedsecure.node.coordinator_end import abort, tell
 from fedsecure.node.coordinator_rounds import close_round, needed, open_for
 from fedsecure.node.coordinator_state import CoordinatorState, Outcome, Phase
-from fedsecure.node.coordinator_sum import is_waited_for, left, remind
+from fedsecure.node.coordinator_sum import end_shown, is_waited_for, left, remind
 from fedsecure.node.coordinator_target import RESEND_AFTER_S, collected, recently
 from fedsecure.node.events import AskForTarget, Persist, Prepare, Refuse
 from fedsecure.node.pace import Pace
@@ -49,7 +49,12 @@ def _answer(study: Study, state: CoordinatorState, sender: str, message: Hello) 
         if state.joined != set(state.cohort):
             return state, ()
         return replace(state, phase=Phase.PREPARING), (Persist(), Prepare(0))
-    if not _waited_for(state, sender) or recently(state.sent, sender, state.now):
+    if not _waited_for(state, sender):
+        return state, ()
+    shown = end_shown(study, state, sender, message) if state.phase is Phase.OPEN else None
+    if shown is not None:
+        return shown
+    if recently(state.sent, sender, state.now):
         return state, ()
     if state.phase is Phase.SUMMING:
         return remind(state, sender)

@@ -5,7 +5,8 @@
 A round's sum begins among the sites that have trained. Each step is over when all who were asked have answered, or at
 its deadline: who is late is out of this sum. Too few before anybody was asked to unmask: the sum is given up, and the
 next attempt is of whoever is there. After that it may be open to whoever has the answers, so that the same sum is
-waited for, and never another one of these updates (protocols/secagg/SPEC.md, *When a sum fails*).
+waited for, and never another one of these updates (protocols/secagg/SPEC.md, *When a sum fails*). Above 100 sites fewer
+than t open a sum, so that a site counts it as open when it has signed: from there on another one would be refused.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from fedsecure.config import Study
 from fedsecure.learning.distance import too_far
 from fedsecure.node.coordinator_end import abort
 from fedsecure.node.coordinator_state import CoordinatorState, Outcome, Phase, RunningSum
-from fedsecure.node.coordinator_target import after_training, aggregate, bounded
+from fedsecure.node.coordinator_target import after_training, aggregate, bounded, recently
 from fedsecure.node.events import (
     AskAgain,
     CloseSumStep,
     Effect,
+    OpenRound,
     OpenSum,
     Persist,
     SumDone,
@@ -30,13 +32,19 @@ from fedsecure.node.events import (
     SumStep,
     TakeForSum,
 )
-from fedsecure.plan import least_sites, summed
+from fedsecure.plan import StageKind, least_sites, schedule, summed
 from fedsecure.types import Flow
-from protocols.messages import LeaveReason, SumAnswer
+from protocols.messages import Hello, LeaveReason, SumAnswer
+from protocols.secagg.graph import COMPLETE
 
 ATTEMPTS: Final = 3  # sums begun for one round: sites' floors (config.SumFloors) say no more by themselves
 PATIENCE: Final = 10  # deadlines that answers are waited for which nothing can replace
-_FINAL: Final = frozenset({SumStep.ANSWERS, SumStep.AGREEMENT})
+
+
+def _binds(study: Study, step: SumStep) -> bool:
+    """Whether sites may count the sum as open in this step, and take part in none over other survivors."""
+    signing = len(study.sites) > COMPLETE and step is SumStep.CHECKS
+    return signing or step in (SumStep.ANSWERS, SumStep.AGREEMENT)
 
 
 def begin_sum(study: Study, state: CoordinatorState, flows: tuple[Flow, ...], attempt: int) -> Outcome:
@@ -106,7 +114,7 @@ def late(state: CoordinatorState) -> Outcome:
 
 
 def _short(study: Study, state: CoordinatorState, running: RunningSum, event: SumShort) -> Outcome:
-    if event.step not in _FINAL:
+    if not _binds(study, event.step):
         return begin_sum(study, state, running.flows, running.attempt + 1)
     if running.patience >= PATIENCE:
         reason = (
@@ -155,7 +163,7 @@ def left(study: Study, state: CoordinatorState, site: str, reason: LeaveReason) 
     if running is None:
         return state, ()
     given = running.step is SumStep.CHECKS or (running.step is SumStep.VECTORS and site not in running.waiting)
-    if reason is LeaveReason.VETOED and given:
+    if reason is LeaveReason.VETOED and given and not _binds(study, running.step):
         return begin_sum(study, state, running.flows, running.attempt + 1)
     following, effects = _close_if_all(state)
     return following, (*effects, Persist())
@@ -165,3 +173,21 @@ def sum_of_round(study: Study, state: CoordinatorState) -> Outcome:
     """The training of a round is over."""
     flows = summed(study, state.stage, state.round, state.asked)
     return begin_sum(study, state, flows, 0) if flows else after_training(study, state)
+
+
+def end_shown(study: Study, state: CoordinatorState, site: str, hello: Hello) -> Outcome | None:
+    """Of a site that did not do the evaluation round of pre-training, when the study has gone on: it is opened for it.
+
+    With secure sums a site makes the first models of later stages itself, of what came of that stage's last sum, and
+    is shown the signatures of t sites that it is that. None: there is nothing to be shown.
+    """
+    first = schedule(study)[0]
+    end, here = (0, first.rounds), (hello.stage, hello.round)
+    if not study.security.secagg or first.kind is not StageKind.PRETRAIN or not first.rounds or not state.stage:
+        return None
+    if here > end or (here == end and hello.done):
+        return None
+    if here == end or recently(state.supplied, site, state.now):
+        return state, ()  # it is working, or on its way
+    opened = OpenRound(site, *end, (), False, False, True)
+    return replace(state, supplied={**state.supplied, site: state.now}), (opened,)

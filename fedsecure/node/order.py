@@ -16,13 +16,26 @@ from __future__ import annotations
 from typing import Final
 
 from fedsecure.config import Study
-from fedsecure.plan import deadline_of, places
+from fedsecure.plan import deadline_of, places, schedule
 
 Place = tuple[int, int]  # stage, round
 NEVER: Final[Place] = (-1, -1)
 TRAVEL_S: Final = 60.0  # that a frame may be on its way
 LEFT_OUT: Final = "a round that has no deadline waits for every site: leaves one out that this site was not done with"
 TOO_SOON: Final = "a round waits for every site until its deadline: leaves out rounds that were not open for so long"
+
+
+def noted(study: Study, sent: Place, asked: Place, now: float) -> tuple[Place, float | None]:
+    """What a site holds the next round against: the last one that it was sent, and when.
+
+    The evaluation round of pre-training is also sent, in a study with secure sums, to a site that missed it, so that it
+    can make the first models of later stages: how long other rounds were open since is then unknown.
+    """
+    end = (0, schedule(study)[0].rounds)
+    missed = sent == NEVER or any(sent < place < asked for place in places(study))
+    if study.security.secagg and asked == end and missed:
+        return (NEVER if sent == NEVER else asked), None
+    return asked, now
 
 
 def objection(study: Study, sent: Place, done: bool, waited: float | None, asked: Place) -> str:

@@ -45,7 +45,7 @@ from fedsecure.node.events import (
     TrainFailed,
     Veto,
 )
-from fedsecure.node.order import NEVER, objection
+from fedsecure.node.order import NEVER, noted, objection
 from fedsecure.node.pace import Pace, Rooms
 from fedsecure.plan import has_target, opens_with_sum, relays_boxes, schedule
 from protocols.box import box_digest
@@ -198,8 +198,9 @@ def _open(study: Study, state: SiteState, sender: str, message: RoundOpen) -> Ou
     if not missing.keys() <= others:
         return state, (Refuse(sender, "a bank is announced from outside the cohort"),)
     cancel = (CancelTraining(),) if state.phase is Phase.TRAINING else ()
+    sent, sent_at = noted(study, state.sent, asked, state.now)
     opened = replace(
-        state, phase=Phase.GATHERING, current=asked, sent=asked, sent_at=state.now, missing=missing,
+        state, phase=Phase.GATHERING, current=asked, sent=sent, sent_at=sent_at, missing=missing,
         banks=tuple(sorted(missing)), target=b"", asked=False,
     )  # fmt: skip
     search: tuple[Effect, ...] = ()

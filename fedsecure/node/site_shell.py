@@ -203,7 +203,6 @@ class SiteShell(Shell):
         """Open the sealed banks; one that does not open is its sender's fault and is left out, with a note. So is a sum
         of prototypes that does not fit the study, which is the coordinator's."""
         self._round_starts(stage, round_)
-        self._keep_encoder(stage, round_)
         opened = []
         if self._store.has(SUM):
             try:
@@ -224,7 +223,8 @@ class SiteShell(Shell):
 
     def _keep_encoder(self, stage: int, round_: int) -> None:
         """With secure sums a site makes the first models of later stages itself: of the encoder that t sites say came
-        of pre-training, not of what the coordinator says."""
+        of pre-training, not of what the coordinator says. When the stage's last round is done: by then the trainer has
+        made the stage's first model, with which the chain begins, also at a site that missed the rounds before."""
         plan = schedule(self._study)[stage]
         if self._sum is None or plan.kind is not StageKind.PRETRAIN or not 0 < round_ == plan.rounds:
             return
@@ -241,6 +241,7 @@ class SiteShell(Shell):
         return raw
 
     def _release(self, stage: int, round_: int, targets: bool) -> None:
+        self._keep_encoder(stage, round_)
         context = self._context(stage, round_)
         missing = made(self._study, stage, round_, targets) - set(self._flows)
         if missing:

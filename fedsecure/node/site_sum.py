@@ -27,7 +27,7 @@ from fedsecure.plan import schedule, summed
 from fedsecure.types import Flow, Update
 from keys.identity import Identity
 from keys.roster import Roster
-from protocols.errors import Inconsistent, ProtocolError, UnexpectedMessage
+from protocols.errors import Inconsistent, ProtocolError, Spent, UnexpectedMessage
 from protocols.messages import Message, SumRequest
 from protocols.secagg import client, setup
 from protocols.secagg.manifest import Expected, manifest_digest
@@ -194,6 +194,8 @@ class SiteSum:
                 self._sums.keep("result-agreement", agreement, self._sums.ledger, said=message)
                 self._send(agreement)
             case SumResult(), Informed() as state if message.keyset == state.answered.keyset:
+                if message.result != state.result:
+                    raise Spent(self._roster.coordinator, "one result is told of a sum")
                 self._said = message
                 self._say_again(message)
             case SumResult(), _:
@@ -254,6 +256,8 @@ class SiteSum:
         coordinator = self._roster.coordinator
         if named not in of:
             raise UnexpectedMessage(coordinator, "a message is of the sum that the site is in")
+        if isinstance(message, Survivors) and frozenset(message.survivors) != entry.survivor_ranks:
+            raise Spent(coordinator, "one set of survivors is signed for one keyset")
         answered, self._answers = AGAIN.spend(self._answers, coordinator, self._clock())
         if answered:
             self._gate.again(kept, *self._place())

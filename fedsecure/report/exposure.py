@@ -20,6 +20,11 @@ _SUMMED_WORDS: Final[Mapping[Flow, str]] = {
 _SEALED_WORDS: Final[Mapping[Flow | None, str]] = {
     Flow.FEATURES: "feature vectors", Flow.PROTOTYPES: "sums of features"
 }  # fmt: skip
+_NOT_PREVENTED: Final = (
+    "Not prevented: a site can add what it likes to a sum, and nobody can tell whose it was; a model made to leak, the "
+    "same for all sites, leaks through the sum; and where two models are almost the same, sums with and without a site "
+    "differ by almost its update. Only noise in each sum would bound these."
+)
 _NOTHING: Final = "no update: none is averaged in this study"
 
 
@@ -66,7 +71,7 @@ def exposure(study: Study, rounds: Sequence[int] = ()) -> tuple[Line, ...]:
 
 
 def terms(study: Study) -> str:
-    """The numbers and switches behind the table, in a sentence or two."""
+    """The numbers and switches behind the table, and what sums do not prevent (protocols/secagg/THREATS.md)."""
     at = Terms.of(study)
     form = shared_flow(study)
     parts = [
@@ -78,7 +83,8 @@ def terms(study: Study) -> str:
     if not study.security.secagg:
         return "; ".join(parts) + "."
     guarantee = at.graph.guarantee(at.n, at.c)
-    return f"{'; '.join((*parts, f't = {at.t} sites close a sum'))}. {guarantee[0].upper()}{guarantee[1:]}."
+    parts.append(f"t = {at.t} sites close a sum")
+    return f"{'; '.join(parts)}. {guarantee[0].upper()}{guarantee[1:]}. {_NOT_PREVENTED}"
 
 
 # --- one reader each: what it learns, part by part ---

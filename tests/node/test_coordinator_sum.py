@@ -16,6 +16,7 @@ from fedsecure.node.events import (
     AskAgain,
     CloseSumStep,
     FrameIn,
+    OpenRound,
     OpenSum,
     Restarted,
     Stop,
@@ -26,6 +27,7 @@ from fedsecure.node.events import (
     TakeForSum,
     Tick,
 )
+from fedsecure.plan import least_sites
 from fedsecure.types import Flow
 from protocols.messages import Hello, Leave, LeaveReason, RoundDone
 from protocols.secagg.messages import ResultAgreement
@@ -45,6 +47,19 @@ def summing(of: Study) -> tuple[CoordinatorState, tuple[Any, ...]]:
     for site in SITES:
         state, effects = step(of, state, FrameIn(site, RoundDone(0, 0)))
     return state, effects
+
+
+MANY = tuple(f"s{number:03}" for number in range(110))  # a sparse graph: t = 66, and 99 must be there
+
+
+def many(at: SumStep) -> tuple[Study, CoordinatorState]:
+    """A sum of more than 100 sites, in a step that all were asked for."""
+    of = study(sites=[{"name": name, "weight": 1} for name in MANY])
+    state = replace(begin(of), phase=Phase.OPEN, model_digest=bytes(32), joined=frozenset(MANY), now=1.0)
+    for site in MANY:
+        state, _ = step(of, state, FrameIn(site, RoundDone(0, 0)))
+    state, _ = step(of, state, SumStands(0, at, MANY, told=True))
+    return of, state
 
 
 def of_kind(effects: tuple[Any, ...], kind: type) -> list[Any]:
@@ -105,6 +120,35 @@ def test_from_the_unmasking_on_no_other_sum_is_begun_and_patience_ends(at: SumSt
     assert not of_kind(effects, OpenSum)
 
 
+def test_of_many_sites_who_signed_joins_no_other_sum_so_that_too_few_signatures_are_waited_for() -> None:
+    of, state = many(SumStep.CHECKS)
+    for _ in range(PATIENCE):
+        state, effects = step(of, state, SumShort(0, SumStep.CHECKS, "too few"))
+        assert (state.phase, effects) == (Phase.SUMMING, ())
+    state, _ = step(of, state, SumShort(0, SumStep.CHECKS, "too few"))
+    assert "the same sites or not at all" in state.detail
+    of, state = many(SumStep.VECTORS)
+    state, effects = step(of, state, SumShort(0, SumStep.VECTORS, "too few"))
+    assert of_kind(effects, OpenSum) == [OpenSum(0, 0, 1, (Flow.WEIGHTS,), MANY)]
+
+
+def test_of_many_sites_a_veto_takes_a_vector_out_until_the_others_have_signed_it() -> None:
+    for at, anew in ((SumStep.VECTORS, True), (SumStep.CHECKS, False)):
+        of, state = many(at)
+        state, _ = step(of, state, SumStands(0, at, MANY[50:], told=False))
+        state, effects = step(of, state, FrameIn(MANY[0], Leave(LeaveReason.VETOED)))
+        assert [opened.sites for opened in of_kind(effects, OpenSum)] == ([MANY[1:]] if anew else [])
+        assert state.phase is Phase.SUMMING
+
+
+def test_of_many_sites_nine_in_ten_must_be_there() -> None:
+    of, state = many(SumStep.KEYS)
+    assert least_sites(of) == 99
+    for site in MANY[:12]:
+        state, _ = step(of, state, FrameIn(site, Leave(LeaveReason.FAILED)))
+    assert (state.verdict, state.detail) == ("aborted", "fewer sites are left than a secure sum needs")
+
+
 def test_what_is_said_of_another_attempt_changes_nothing() -> None:
     of = study()
     state, _ = summing(of)
@@ -163,3 +207,17 @@ def test_a_restart_goes_on_with_the_same_attempt_and_answers_go_to_the_shell() -
     assert of_kind(effects, OpenSum) == [OpenSum(0, 0, 0, (Flow.WEIGHTS,), SITES)]
     agreement = ResultAgreement(bytes(32), bytes(64))
     assert step(of, state, FrameIn("a", agreement))[1] == (TakeForSum("a", agreement),)
+
+
+def test_a_site_that_missed_the_end_of_pre_training_is_shown_it_before_the_round_that_is_open() -> None:
+    of = study(pretrain={"rounds": 3})
+    state = replace(begin(of), phase=Phase.OPEN, stage=1, model_digest=bytes(32), joined=frozenset(SITES), now=1.0)
+    missed = OpenRound("a", 0, 3, (), False, False, True)
+    for place in ((-1, -1), (0, 2)):
+        after, effects = step(of, state, FrameIn("a", Hello(1, *place, place[0] >= 0)))
+        assert effects == (missed,)
+        assert step(of, after, FrameIn("a", Hello(1, *place, place[0] >= 0)))[1] == ()  # it is on its way
+        assert step(of, after, FrameIn("a", Hello(1, 0, 3, False)))[1] == ()  # it is working
+        assert [(o.stage, o.round) for o in step(of, after, FrameIn("a", Hello(1, 0, 3, True)))[1]] == [(1, 0)]
+    plain = study(pretrain={"rounds": 3}, security={"secagg": False})
+    assert [(o.stage, o.round) for o in step(plain, state, FrameIn("a", Hello(1, -1, -1, False)))[1]] == [(1, 0)]

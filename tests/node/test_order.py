@@ -33,7 +33,7 @@ from fedsecure.node.events import (
     TrainDone,
     TrainFailed,
 )
-from fedsecure.node.order import LEFT_OUT, NEVER, TOO_SOON, TRAVEL_S, objection
+from fedsecure.node.order import LEFT_OUT, NEVER, TOO_SOON, TRAVEL_S, noted, objection
 from fedsecure.node.site import Phase, SiteState
 from fedsecure.plan import places
 from protocols.messages import (
@@ -294,3 +294,18 @@ def test_whatever_came_between_the_study_comes_to_its_end(of: Study, ways: list[
         if not pair.stopped:
             pair.act(way)
     assert pair.hub.verdict == "finished"
+
+
+def test_the_end_of_pre_training_that_a_site_missed_says_nothing_of_when_other_rounds_were_open() -> None:
+    """With secure sums it is sent to whoever comes later, and the round that is open right behind it."""
+    sites = [{"name": f"s{number}", "weight": 1} for number in range(5)]
+    raw: dict[str, Any] = {"sites": sites, "pretrain": {"rounds": 4}, "round_deadline_s": 600.0}
+    summed = parse_study({**raw, "security": {"secagg": True}})
+    plain = parse_study({**raw, "security": {"secagg": False}})
+    assert noted(summed, NEVER, (0, 4), 50.0) == (NEVER, None)  # nobody can tell where the study stands
+    assert noted(summed, (0, 1), (0, 4), 50.0) == ((0, 4), None)
+    assert noted(summed, (0, 3), (0, 4), 50.0) == ((0, 4), 50.0)  # it missed nothing
+    assert noted(summed, (0, 4), (1, 2), 50.0) == ((1, 2), 50.0)
+    assert noted(plain, NEVER, (0, 4), 50.0) == ((0, 4), 50.0)
+    assert objection(summed, (0, 4), True, 2.0, (1, 5)) == TOO_SOON
+    assert objection(summed, (0, 4), True, None, (1, 5)) == ""

@@ -54,6 +54,12 @@ def test_numbers_are_those_of_the_protocol(sites: int, t: int, c: int) -> None:
     assert f"t = {t} sites close a sum. Complete graph of {sites} sites" in terms(study(sites))
 
 
+def test_what_no_sum_prevents_is_said_beside_what_it_does() -> None:
+    said = terms(study(5))
+    assert all(word in said for word in ("Not prevented", "add what it likes to a sum", "a model made to leak"))
+    assert "Not prevented" not in terms(study(5, secagg=False))
+
+
 def test_above_100_sites_the_graph_is_random_and_its_chance_is_said() -> None:
     found = table(study(200))
     assert "2^-40" in found["39 sites and the coordinator"]

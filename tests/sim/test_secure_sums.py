@@ -26,6 +26,7 @@ from fedsecure.node.events import FrameIn, Refuse, SumStep
 from fedsecure.node.membership import load_trust, save_trust
 from fedsecure.node.sum_terms import floors_of
 from fedsecure.node.wiring import COORDINATOR
+from fedsecure.packing import pack_model, unpack_model
 from fedsecure.privacy.summing import grid_of
 from fedsecure.progress import Progress, Refused, Sent
 from fedsecure.types import Flow, Update
@@ -526,3 +527,44 @@ def test_each_rounds_sum_is_that_of_the_sites_and_the_model_that_of_fedavg(
     assert {flow for kind, flow in kinds if kind == "share"} == {
         "AdvertiseKeys", "ShareKeys", "ConsistencyCheck", "UnmaskShares", "ResultAgreement", "LogHead", "LogWitness",
     }  # fmt: skip
+
+
+def test_a_site_that_missed_the_end_of_pre_training_is_shown_it_and_is_in_the_next_sums(
+    lay_out: LayOut, watcher: Watcher
+) -> None:
+    """It believes neither coordinator nor sites one by one: t of them signed what came of pre-training's last sum."""
+    arena = Arena(*lay_out(
+        pretrain={**TINY["pretrain"], "rounds": 1, "exchange": "none"}, finetune={**TINY["finetune"], "rounds": 1},
+        join_deadline_s=5.0, round_deadline_s=10.0,
+    ))  # fmt: skip
+    arena.start(*(name for name in arena.folders if name != "site-5"))
+    coordinator: Any = arena.shells[COORDINATOR]
+    arena.until(lambda: coordinator._state.stage == 1)
+    assert set(watcher.opened) == {(0, 0)}
+    arena.start("site-5")
+    arena.finish()
+    assert set(arena.outcomes().values()) == {"finished"}
+    assert not arena.refused
+    assert_exact(watcher, everybody(arena) - {"site-5"})
+    assert_exact(watcher, everybody(arena), (1, 0))
+    arena.close()
+
+
+def test_a_site_that_is_shown_another_end_of_pre_training_keeps_none_of_it(lay_out: LayOut, watcher: Watcher) -> None:
+    arena = Arena(*lay_out(
+        pretrain={**TINY["pretrain"], "rounds": 1, "exchange": "none"}, finetune={**TINY["finetune"], "rounds": 1},
+        join_deadline_s=5.0, round_deadline_s=10.0,
+    ))  # fmt: skip
+    arena.start(*(name for name in arena.folders if name != "site-5"))
+    coordinator: Any = arena.shells[COORDINATOR]
+    arena.until(lambda: coordinator._state.stage == 1)
+    place = arena.folders[COORDINATOR] / "models"
+    other = unpack_model((place / "0-1.safetensors").read_bytes())
+    (place / "0-1.safetensors").write_bytes(pack_model({name: tensor + 1 for name, tensor in other.items()}))
+    arena.start("site-5")
+    arena.finish()
+    assert ("site-5", COORDINATOR, "a stage ends with the model that came of its last sum") in {
+        (name, event.peer, event.rule) for name, event in arena.refused
+    }
+    assert_exact(watcher, everybody(arena) - {"site-5"}, (1, 0))
+    arena.close()

@@ -375,6 +375,16 @@ def _end_cases(site: Any, done: Transcript) -> None:
          lambda m: replace(m, signatures=(*m.signatures[:2], Signed(2, m.signatures[1].signature))))  # fmt: skip
     site("hear", "another result", "BadSignature", hub, "a result is signed by the coordinator",
          _with(result=fixed("other")))  # fmt: skip
+    result = "a result is signed by the coordinator"
+    data = result_data(done.digest, done.keyset, fixed("result"))
+    site("hear", "not signed", "BadSignature", hub, result, _with(signature=bytes(64)))
+    site("hear", "signed by a site", "BadSignature", hub, result,
+         _with(signature=IDENTITIES["site-c"].sign(RESULT_LABEL, data)))  # fmt: skip
+    site("hear", "signed as sites sign", "BadSignature", hub, result,
+         _with(signature=IDENTITIES["coordinator"].sign(AGREEMENT_LABEL, data)))  # fmt: skip
+    old = result_data(done.digest, fixed("other"), fixed("result"))
+    site("hear", "signed for another keyset", "BadSignature", hub, result,
+         _with(signature=IDENTITIES["coordinator"].sign(RESULT_LABEL, old)))  # fmt: skip
     site("confirm", "two signatures", "Inconsistent", hub, "at least 3 survivors sign the same result",
          lambda m: replace(m, signatures=m.signatures[:2]))  # fmt: skip
     lied = result_data(done.digest, done.keyset, fixed("other"))
@@ -462,6 +472,25 @@ def _hub_cases(hub: Any, done: Transcript) -> None:
         "signs the result that it was told",
         lambda m: replace(m, signature=bytes(64)),
     )
+    told = "signs the survivors that it was told"
+    own = IDENTITIES["site-b"]
+    hub("check", "another keyset", "UnexpectedMessage", "of the keyset of the sum", _with(keyset=bytes(32)))
+    hub("check", "another site's signature", "BadSignature", told,
+        _with(signature=done.by["check", "site-c"].signature))  # fmt: skip
+    others = prefixed(done.digest, done.keyset, u64(0) + u64(1), u64(2))
+    hub("check", "other survivors", "BadSignature", told, _with(signature=own.sign(SURVIVORS_LABEL, others)))
+    everybody = prefixed(done.digest, done.keyset, u64(0) + u64(1) + u64(2), b"")
+    hub("check", "signed as a result is", "BadSignature", told, _with(signature=own.sign(AGREEMENT_LABEL, everybody)))
+    hub("unmask", "another keyset", "UnexpectedMessage", "of the keyset of the sum", _with(keyset=bytes(32)))
+    agrees = "signs the result that it was told"
+    hub("hear", "another keyset", "UnexpectedMessage", "of the keyset of the sum", _with(keyset=bytes(32)))
+    hub("hear", "another site's signature", "BadSignature", agrees,
+        _with(signature=done.by["hear", "site-c"].signature))  # fmt: skip
+    lied = result_data(done.digest, done.keyset, fixed("other"))
+    hub("hear", "another result", "BadSignature", agrees, _with(signature=own.sign(AGREEMENT_LABEL, lied)))
+    data = result_data(done.digest, done.keyset, fixed("result"))
+    hub("hear", "signed as the coordinator signs", "BadSignature", agrees,
+        _with(signature=own.sign(RESULT_LABEL, data)))  # fmt: skip
     assert done.total == [sum(column) for column in zip(*VECTORS.values(), strict=True)]
 
 
