@@ -116,7 +116,9 @@ def _refused(tap: Tap, update: Update) -> bool:
 
 def _bank(update: Update) -> bytes:
     """What a gate boxes of features."""
-    return pack_bank(in_order(Bank(update.arrays["features"], update.arrays["partitions"].astype(np.uint8))))
+    return pack_bank(
+        in_order(Bank(update.arrays["features"].astype(np.float32), update.arrays["partitions"].astype(np.uint8)))
+    )
 
 
 class _Exit:
