@@ -41,8 +41,10 @@ test: lint  ## lint and the fast tests
 test-slow: $(STAMP)  ## the tests that take minutes (real data, whole federations)
 	$(BIN)/python -m pytest -m slow --timeout 3600 $(ARGS)
 
-chaos: $(STAMP)  ## kill -9 of every node at every phase boundary and at KILLS random instants
+chaos: $(STAMP)  ## kill -9 of every node at every phase boundary, step of a sum, and at KILLS random instants
 	$(BIN)/python -m sim.chaos --kills $(KILLS)
+	$(BIN)/python -m sim.chaos --kills $(KILLS) --sums
+	$(BIN)/python -m sim.instants
 
 fuzz: $(STAMP)  ## COUNT mutated inputs (200000 if not given) against the decoders of both nodes
 	PYTHONPATH=. $(BIN)/python tests/fuzz/mutate.py $(or $(COUNT),200000) $(ARGS)

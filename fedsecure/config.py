@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
@@ -89,6 +90,7 @@ class PretrainSettings(_Frozen):
     batch: Annotated[int, Field(ge=2)] = 16  # slices; two views of each
     # "stratified": every partition of batch/S patients, so that each slice has same-partition positives of others
     batches: Literal["stratified", "uniform"] = "stratified"
+    views: Literal["mild", "strong"] = "mild"  # how far a view is changed: learning/transforms.py's VIEW or LABELLED
     # AdamW, cosine over all rounds. At 3e-3 FCL learnt as much, and FCLOpt fell to one direction under some seeds.
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
@@ -205,8 +207,17 @@ class FinetuneSettings(_Frozen):
     rounds: Annotated[int, Field(ge=1)] = 10  # federated only
     batch: Annotated[int, Field(ge=1)] = 8
     learning_rate: Annotated[float, Field(gt=0)] = 5e-3  # AdamW, one cycle, 10 % warm-up; 1e-2 was worse (.56 at N=1)
+    # Share of it for what was pre-trained, encoder and a kept decoder's levels; a random start has nothing of the kind.
+    pretrained_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     consistency: ConsistencySettings = ConsistencySettings()
+
+
+class SparseSettings(_Frozen):
+    """Seeded-sparse updates, of every training round of a study: learning/sparse.py."""
+
+    # Rounds in which all of a model is sent once, the same random 1/period of it by every site; 1: all of it in each
+    period: Annotated[int, Field(ge=1, le=1000)] = 1
 
 
 class PrivacySettings(_Frozen):
@@ -250,12 +261,24 @@ class PrivacySettings(_Frozen):
 
 class SecuritySettings(_Frozen):
     """Secure aggregation (protocols/secagg/SPEC.md): the coordinator sees the sum of the sites' updates and none of
-    them. A coordinate of the mean is then off by clip sqrt(n) / 2^ring (root mean square), with n sites."""
+    them. A coordinate of the mean is then off by tau clip sqrt(n) / 2^ring at most (root mean square), with n sites and
+    tau about .035 with rotation, 1 without: docs/results/secagg.md."""
 
-    secagg: bool = False
-    ring: Literal[16, 20, 24, 32] = 24  # bits of a value that is sent
+    secagg: bool = True  # with fewer than five sites a study has to say false itself: who takes part should know it
+    ring: Literal[16, 20, 24, 32] = 20  # bits of a value that is sent
+    rotation: bool = True  # turn a vector before it is rounded, so that the grid need not reach as far as the clip
     clip: Annotated[float, Field(gt=0, le=1e5)] = 100.0  # L2 norm of a site's update of a round; longer is scaled down
     step_deadline_s: Annotated[float, Field(gt=0)] = 60.0  # of each step of a sum; who is late then drops out of it
+
+
+def unsummable(security: SecuritySettings, sites: int) -> str:
+    """Why so many sites' updates cannot be summed securely, and both ways out; empty if they can, or are not to be."""
+    if not security.secagg or sites >= LEAST_SUMMED:
+        return ""
+    return (
+        f"secure aggregation hides no site's update among {sites}, it takes {LEAST_SUMMED}: have {LEAST_SUMMED} sites "
+        "or more, or write secagg = false under [security]; the coordinator then sees each site's update"
+    )
 
 
 class Member(_Frozen):
@@ -290,6 +313,7 @@ class Study(_Frozen):
     model: ModelSettings = ModelSettings()
     pretrain: PretrainSettings = PretrainSettings()
     finetune: FinetuneSettings = FinetuneSettings()
+    sparse: SparseSettings = SparseSettings()
     privacy: PrivacySettings = PrivacySettings()
     security: SecuritySettings = SecuritySettings()
     # Of the framework of the same name alone; refused in a study of any other
@@ -305,11 +329,8 @@ class Study(_Frozen):
             raise ValueError("sites: a name stands twice; names are identities")
         if self.sites and self.minimum_sites > len(self.sites):
             raise ValueError("minimum_sites is larger than the number of sites: no round could close")
-        if self.security.secagg and self.sites and len(self.sites) < LEAST_SUMMED:
-            raise ValueError(
-                f"secure aggregation hides no site's update among {len(self.sites)}, it takes {LEAST_SUMMED}: "
-                "add sites, or write security.secagg = false; the coordinator then sees each site's update"
-            )
+        if self.sites and (why := unsummable(self.security, len(self.sites))):
+            raise ValueError(why)
         if self.join_deadline_s is not None and self.round_deadline_s is None:
             raise ValueError("join_deadline_s begins without late sites, and the first round would wait for them: set "
                              "round_deadline_s, too")  # fmt: skip
@@ -317,6 +338,12 @@ class Study(_Frozen):
             raise ValueError("finetune.labelled: a number stands twice")
         if (self.start == "encoder") != (self.encoder is not None):
             raise ValueError('encoder: the digest of the start, given with start = "encoder" and with no other')
+        predicted = self.framework == "fclopt" and self.pretrain.target not in ("naive", "local")
+        if self.sparse.period > 1 and self.start == "pretrain" and predicted:
+            raise ValueError(
+                "a target network is predicted from the mean of the sites' ends, of which a sparse update leaves most "
+                'out: write pretrain.target = "naive" with distance = "none", or sparse.period = 1'
+            )
         if self.privacy.enabled and self.model.precision != "float32":
             raise ValueError(
                 'clipping bounds float32 gradients: write [model] precision = "float32", or take [privacy] out'
@@ -378,6 +405,13 @@ class Run(_Frozen):
 def parse_study(raw: dict[str, Any]) -> Study:
     """A study from plain values. Raises SettingsError naming each wrong field and what is allowed there."""
     return parse(Study, raw)
+
+
+def with_cohort(study: Study, members: Sequence[Member]) -> Study:
+    """The study among these sites. Raises SettingsError if it does not hold among them, as secure aggregation may not:
+    `model_copy` would not look."""
+    cohort = [member.model_dump(mode="json") for member in members]
+    return parse_study({**study.model_dump(mode="json"), "sites": cohort})
 
 
 def load_study(path: Path) -> Study:

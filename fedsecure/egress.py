@@ -284,7 +284,7 @@ class Gate:
         arrays = update.arrays
         match update.flow:
             case Flow.WEIGHTS:
-                _check_shapes(update, context.schema, "the model's")
+                _check_shapes(update, context.schema, "the round's")
                 floats = list(arrays)
             case Flow.TARGET:
                 if not makes_target(self._study, context.stage, context.round):

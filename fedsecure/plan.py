@@ -80,6 +80,18 @@ def number_of(study: Study, stage: int, round_: int) -> int:
     return sum(plan.rounds + 1 for plan in schedule(study)[:stage]) + round_
 
 
+def places(study: Study) -> tuple[tuple[int, int], ...]:
+    """(stage, round) of all rounds of a study, in order."""
+    return tuple((number, round_) for number, stage in enumerate(schedule(study)) for round_ in range(stage.rounds + 1))
+
+
+def deadline_of(study: Study, stage: int, round_: int) -> float | None:
+    """Seconds that a round is open at least for a site that is not done with it. None: it waits for every site."""
+    evaluation = round_ == schedule(study)[stage].rounds
+    own = study.evaluation_deadline_s if evaluation else None
+    return study.round_deadline_s if own is None else own
+
+
 def pretrains_alone(study: Study) -> bool:
     """Whether each site pre-trains an encoder of its own, which stays there: no model of pre-training is averaged."""
     return study.framework == "local" and study.start == "pretrain"

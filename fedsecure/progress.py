@@ -64,6 +64,44 @@ class Refused(_Event, frozen=True, kw_only=True):
     peer: str
 
 
+class SumAsked(_Event, frozen=True, kw_only=True):
+    """Coordinator: a step of a secure sum began. `step` is what sites answer in it ("advertise-keys", ...,
+    protocols/secagg/SPEC.md), `sites` are waited for; `attempt` counts from 0 in the round."""
+
+    attempt: int
+    step: str
+    sites: tuple[str, ...]
+
+
+class SumHeard(_Event, frozen=True, kw_only=True):
+    """Coordinator: a site is not waited for any more in the step: it has answered, or what it answered was refused."""
+
+    step: str
+    site: str
+
+
+class SumStepEnded(_Event, frozen=True, kw_only=True):
+    """Coordinator: a step was closed after `seconds`. Of `asked` sites those in `late` had not answered."""
+
+    attempt: int
+    step: str
+    asked: int
+    late: tuple[str, ...]
+    seconds: float
+
+
+class Summed(_Event, frozen=True, kw_only=True):
+    """Coordinator: a secure sum is open. `survivors`: whose vectors are in it, of `sites` that had trained; `agreed`:
+    how many of them signed what came of it. `attempts`: sums begun for it; `seconds`: of the last one of these."""
+
+    flows: tuple[str, ...]
+    sites: int
+    survivors: tuple[str, ...]
+    agreed: int
+    attempts: int
+    seconds: float
+
+
 class RoundEnded(_Event, frozen=True, kw_only=True):
     """A round is over on this node. `seconds` is wall time since it started here; `sites` is how many took part."""
 
@@ -77,7 +115,10 @@ class Stopped(_Event, frozen=True, kw_only=True):
     reason: str
 
 
-Progress = RoundStarted | Step | Measured | Scored | Sent | Refused | RoundEnded | Stopped
+Progress = (
+    RoundStarted | Step | Measured | Scored | Sent | Refused | SumAsked | SumHeard | SumStepEnded | Summed | RoundEnded
+    | Stopped
+)  # fmt: skip
 Observe = Callable[[Progress], None]
 
 _ENCODER = msgspec.json.Encoder()

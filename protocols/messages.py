@@ -233,9 +233,11 @@ class DistanceReport(Wire, frozen=True, tag="distance-report"):
 class RoundOpen(Wire, frozen=True, tag="round-open"):
     """Coordinator: a round begins with this model and with these banks, which follow as BankRelay.
 
-    `model`: safetensors, every tensor float32; `model_digest`: SHA-256 of it; `banks` sorted by site; `target`: none,
-    or one where the round has a target network that is not part of the model; `prototypes`: the sum of the vectors that
-    the sites sent as PrototypeSum in the round before, little-endian float32, empty where there is none.
+    `model`: safetensors, every tensor float32; `model_digest`: SHA-256 of it; `values`: in place of the model, to a
+    site that has that of the round before, the values that changed, little-endian float32; `banks` sorted by site;
+    `target`: none, or one where the round has a target network that is not part of the model; `prototypes`: the sum of
+    the vectors that the sites sent as PrototypeSum in the round before, little-endian float32, empty where there is
+    none.
     """
 
     stage: Count
@@ -244,12 +246,16 @@ class RoundOpen(Wire, frozen=True, tag="round-open"):
     banks: Annotated[tuple[BankRef, ...], Meta(max_length=MAXIMUM_MEMBERS)]
     target: Annotated[tuple[TargetRef, ...], Meta(max_length=1)]
     prototypes: bytes
+    values: bytes
     model: bytes
 
     def __post_init__(self) -> None:
         require_ascending(tuple(bank.site for bank in self.banks))
         require_floats(self.prototypes)
-        if model_digest(self.model) != self.model_digest:
+        require_floats(self.values)
+        if self.values and (self.model or not self.round):
+            raise ValueError("values come in place of a model, and after a round whose model they change")
+        if not self.values and model_digest(self.model) != self.model_digest:
             raise ValueError("model_digest is the SHA-256 of model")
 
 

@@ -38,7 +38,7 @@ from protocols.codec import encode
 from protocols.envelope import FRAME_LABEL, Header, header_bytes, join
 from protocols.errors import ProtocolError, UnknownPeer
 from protocols.handshake import Party
-from protocols.messages import CloseReason, Message, RoundDone, StudyClosed, WeightUpdate, kind_of
+from protocols.messages import CloseReason, Hello, Message, RoundDone, StudyClosed, WeightUpdate, kind_of
 from protocols.transport.doorkeeper import STRANGER
 from protocols.transport.zmq_curve import CurveClient, CurveServer
 from sim.arena import Arena
@@ -112,7 +112,8 @@ def _seq(frame: bytes) -> int:
     return int(header[5])
 
 
-Abuse = Callable[[Insider, str], bytes]  # insider, another site -> what it sends
+Abuse = Callable[[Insider, str], bytes | list[bytes]]  # insider, another site -> what it sends
+FLOOD: Final = 20  # frames of one that says the same over and over: far more than a pace (fedsecure.node.pace) allows
 
 
 def _flipped(frame: bytes) -> bytes:
@@ -141,6 +142,10 @@ ON_THE_WIRE: Final[dict[str, Abuse]] = {
     "an update to another model": lambda me, _: me.frame(WeightUpdate(*me.position, bytes(32), b"")),
     "done without the updates": lambda me, _: me.frame(RoundDone(*me.position)),
     "a round that is not open": lambda me, _: me.frame(WeightUpdate(9, 9, bytes(32), b"")),
+    # The last: its honest half is behind these starts until the coordinator is started again.
+    "ever new starts, for a model each": lambda me, _: [
+        me.frame(Hello(boot, -1, -1, False)) for boot in range(2, 2 + FLOOD)
+    ],
 }
 
 
@@ -153,7 +158,8 @@ def on_the_wire(arena: Arena, insider: Insider, abuses: Mapping[str, Abuse] = ON
         arena.now += GREET_EVERY_S  # so that one is not refused for having come too soon after another
         victim.note_again()
         before, logged = len(arena.refused), len(arena.logs[insider.to].getvalue())
-        insider.line.inject(raw)
+        for frame in [raw] if isinstance(raw, bytes) else raw:
+            insider.line.inject(frame)
         victim.pump(0.0)
         found = [(node, event) for node, event in arena.refused[before:] if event.peer == insider.name]
         lines = arena.logs[insider.to].getvalue()[logged:].splitlines()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from fedsecure.config import DataSettings, Study, load
+from fedsecure.config import LEAST_SUMMED, DataSettings, Study, load
 from fedsecure.node.averaging import model_file
 from fedsecure.node.membership import open_own
 from fedsecure.node.wiring import COORDINATOR
@@ -64,7 +64,8 @@ def shortened(study: Study) -> tuple[Study, tuple[str, ...]]:
 def audit(study: Study, run: Path, cache: Path) -> Audit:
     """Run everything. run: a new folder for the nodes. Raises SettingsError, DataError."""
     short, reduced = shortened(study)
-    names = [member.name for member in study.sites] or ["site-1", "site-2"]
+    least = LEAST_SUMMED if study.security.secagg else 2
+    names = [member.name for member in study.sites] or [f"site-{number + 1}" for number in range(least)]
     world = World(source=None, sites=len(names), scheme="random", phantom_patients=PATIENTS, phantom_size=SIZE)
     short = short.model_copy(update={"sites": ()})
     undisturbed = _finished(run / "undisturbed", world, short, cache)
@@ -110,6 +111,8 @@ def _insider(run: Path, world: World, study: Study, cache: Path, expected: tuple
     own = open_own(arena.folders[last])
     arena.shells[COORDINATOR].pump(0.0)  # what the honest half has sent, before what the other half sends
     rows = list(on_the_wire(arena, Insider(arena, last, own.identity, _tap(arena.ends[last]))))
+    arena.end(COORDINATOR)  # started again it has forgotten how often the insider claimed to have started
+    arena.start(COORDINATOR)
     return [*rows, _ended(arena, run, expected)]
 
 

@@ -21,11 +21,12 @@ from fedsecure.node.store import Store
 from fedsecure.node.wiring import COORDINATOR
 from fedsecure.packing import unpack_arrays, unpack_model
 from fedsecure.plan import Init, Stage, StageKind, pretrains_alone, schedule
-from fedsecure.progress import Measured, RoundEnded, Scored, Step, to_json
-from fedsecure.report import exchange
+from fedsecure.progress import Measured, RoundEnded, RoundStarted, Scored, Step, Summed, SumStepEnded, to_json
+from fedsecure.report import exchange, exposure
 from fedsecure.report.results import (
     SIMULATED,
     DiceRow,
+    ExposureRow,
     Mode,
     ModelledRow,
     Provenance,
@@ -33,7 +34,9 @@ from fedsecure.report.results import (
     Results,
     RoundRow,
     StudyRecord,
+    SumRow,
     TargetRow,
+    TermsRow,
     TrafficRow,
     WorldRecord,
 )
@@ -58,6 +61,9 @@ def collect(run: Path, study: Study, world: World, provenance: Provenance) -> Re
         simulation_only=SIMULATED,
         targets=(targets := tuple(_targets(run, study))),
         modelled=tuple(_modelled(run, study, targets)),
+        sums=tuple(_sums(run, study)),
+        terms=(TermsRow(framework=study.framework, seed=study.seed, words=exposure.terms(study)),),
+        exposure=tuple(_exposure(run, study)),
     )
 
 
@@ -229,8 +235,52 @@ def _modelled(run: Path, study: Study, targets: tuple[TargetRow, ...]) -> Iterat
         up, down = exchange.modelled(study, schema)
     else:
         asked, corrected = sum(row.asked for row in targets), sum(row.corrected for row in targets)
-        up, down = modelled(study.pretrain, schema, asked, corrected)
+        up, down = modelled(study, schema, asked, corrected)
     yield ModelledRow(framework=study.framework, seed=study.seed, up=up, down=down)
+
+
+def _sums(run: Path, study: Study) -> Iterator[SumRow]:
+    """What the coordinator told of its secure sums; of one that was told twice, as after a kill, the last word."""
+    stages = schedule(study)
+    steps: list[SumStepEnded] = []
+    done: dict[tuple[int, int, tuple[str, ...]], tuple[Summed, list[SumStepEnded]]] = {}
+    for _, event in read_metrics(coordinator_folder(run) / "metrics.jsonl"):
+        match event:
+            case RoundStarted():
+                steps = []
+            case SumStepEnded():
+                steps.append(event)
+            case Summed():
+                done[event.stage, event.round, event.flows] = event, steps
+                steps = []
+    for (stage, round_, flows), (summed, ended) in done.items():
+        last = max((step.attempt for step in ended), default=0)
+        yield SumRow(
+            framework=study.framework,
+            seed=study.seed,
+            name=stages[stage].name,
+            stage=stage,
+            round=round_,
+            flows=flows,
+            sites=summed.sites,
+            survivors=len(summed.survivors),
+            attempts=summed.attempts,
+            late=tuple(sorted({site for step in ended for site in step.late})),
+            seconds=summed.seconds,
+            steps={step.step: step.seconds for step in ended if step.attempt == last},
+        )
+
+
+def _exposure(run: Path, study: Study) -> Iterator[ExposureRow]:
+    """By the study, and by how many sites each of its averages was of."""
+    stages = schedule(study)
+    averaged = {
+        (event.stage, event.round): event.sites
+        for _, event in read_metrics(coordinator_folder(run) / "metrics.jsonl")
+        if isinstance(event, RoundEnded) and event.round < stages[event.stage].rounds
+    }
+    for line in exposure.exposure(study, tuple(averaged.values())):
+        yield ExposureRow(framework=study.framework, seed=study.seed, who=line.who, learns=line.learns)
 
 
 def _rounds(run: Path, study: Study) -> Iterator[RoundRow]:

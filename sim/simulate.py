@@ -33,7 +33,7 @@ from fedsecure.report.results import Results
 from fedsecure.report.svg import require_matplotlib
 from sim.collect import collect, keep_models, merge_metrics, pictures
 from sim.federation import Transport, federate, finished
-from sim.world import World, build, coordinator_folder
+from sim.world import World, build, coordinator_folder, require_summable
 
 CONFIG: Final = "config.json"
 CLOCK: Final = "clock.json"
@@ -74,6 +74,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def plan(study: Study, frameworks: tuple[Framework, ...], world: World) -> Plan:
     """Raises SettingsError for a study that no node would run, before a folder is made."""
     require_no_noise(study)
+    require_summable(study, world)
     # Only what was set: what a data source itself says (its structures) may fill in the rest.
     return Plan(study.model_dump(mode="json", exclude_unset=True), frameworks, world)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedsecure.config import Member, Run, Site, Study, dump, load
+from fedsecure.config import Member, Run, Site, Study, dump, load, unsummable, with_cohort
 from fedsecure.data.phantom import VERSION, write_phantom
 from fedsecure.data.source import open_source
 from fedsecure.errors import SettingsError
@@ -46,8 +46,10 @@ def build(world: World, study: Study, run: Path, cache: Path, told: Told) -> Stu
     """Lay out the coordinator's and the sites' folders; returns the study with its cohort written in.
 
     Passes every volume through the data door once (it is cached), as the cohort's weights are the numbers of patients
-    that each site really trains on. Raises DataError and SettingsError.
+    that each site really trains on. Raises DataError and SettingsError, the latter for a study that does not hold among
+    so many sites before anything is written.
     """
+    require_summable(study, world)
     if world.source is None:
         sites, structures = _phantoms(world, study, cache, told)
     else:
@@ -62,11 +64,17 @@ def build(world: World, study: Study, run: Path, cache: Path, told: Told) -> Stu
         lay_out(folder, study, settings, site)
         cohort = load_cohort(folder, study, site)
         members.append(Member(name=site.name, weight=len(cohort.train)))
-    study = study.model_copy(update={"sites": tuple(members)})
+    study = with_cohort(study, members)
     for site in sites:
         lay_out(site_folder(run, site.name), study, settings, site)
     lay_out(coordinator_folder(run), study, settings)
     return study
+
+
+def require_summable(study: Study, world: World) -> None:
+    """Raises SettingsError where the world has too few sites for the study's secure aggregation."""
+    if why := unsummable(study.security, world.sites):
+        raise SettingsError(why)
 
 
 def connect(run: Path, study: Study, endpoint: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from fedsecure.config import OWN_SETTINGS, Run, Site, Study, dump, load, load_study, parse_study
+from fedsecure.config import OWN_SETTINGS, Member, Run, Site, Study, dump, load, load_study, parse_study, with_cohort
 from fedsecure.errors import SettingsError
 from fedsecure.plan import (
     Init,
@@ -28,6 +28,7 @@ from fedsecure.seeds import derive_seed
 from fedsecure.types import Flow
 
 SITES = [{"name": "a", "weight": 3}, {"name": "b", "weight": 1}]
+PAIR = {"sites": SITES, "security": {"secagg": False}}
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,7 @@ SITES = [{"name": "a", "weight": 3}, {"name": "b", "weight": 1}]
         ({"start": "encoder", "encoder": "path/to/file"}, "encoder"),
         ({"sites": [{"name": "Hospital A", "weight": 1}]}, "sites.0.name"),
         ({"sites": [SITES[0], SITES[0]]}, "a name stands twice"),
-        ({"sites": SITES, "minimum_sites": 3}, "no round could close"),
+        ({**PAIR, "minimum_sites": 3}, "no round could close"),
         ({"finetune": {"labelled": [1, 1]}}, "a number stands twice"),
         ({"swav": {"prototypes": 8}}, r'\[swav\] is for framework = "swav" alone, and this study\'s is "fcl"'),
         ({"framework": "byol", "fedema": {"scaler": 0.5}}, r'\[fedema\] is for .* this study\'s is "byol"'),
@@ -81,7 +82,7 @@ def test_a_study_file_is_what_it_says(tmp_path: Path) -> None:
     assert (study.framework, study.finetune.labelled, study.data.structures) == ("fclopt", (2,), ("liver",))
 
 
-@pytest.mark.parametrize("model", [parse_study({"sites": SITES}), Site(name="a", source="acdc:x"), Run(cache="x")])
+@pytest.mark.parametrize("model", [parse_study(PAIR), Site(name="a", source="acdc:x"), Run(cache="x")])
 def test_models_survive_their_file(model: BaseModel) -> None:
     assert load(type(model), dump(model)) == model
 
@@ -105,6 +106,7 @@ OTHER: dict[str, Any] = {
     "pretrain.batches": "uniform", "pretrain.momentum_start": "reset", "pretrain.denominator": "literal",
     "pretrain.exchange": "none", "pretrain.target": "copy", "pretrain.distance": "r2", "mae.patch": 16,
     "pretrain.draw": "stratified", "pretrain.remote_only": True, "pretrain.loss": "separable",
+    "pretrain.views": "strong",
     "pretrain.local_negatives": "bank", "pretrain.positives": "view", "finetune.labelled": [3],
     "finetune.modes": ["local"], "data.fold": [0, 5], "data.split_seed": 5, "data.judged": "validation",
     "start": "random", "encoder": "1" * 64,
@@ -124,9 +126,9 @@ FIXED = {
 
 @pytest.mark.parametrize("name", [leaf for leaf in leaves(Study()) if leaf not in FIXED])
 def test_every_setting_is_in_the_digest(name: str) -> None:
-    base: dict[str, Any] = {"sites": [{"name": "z", "weight": 1}, {"name": "y", "weight": 1}]}
+    base: dict[str, Any] = {**PAIR, "sites": [{"name": "z", "weight": 1}, {"name": "y", "weight": 1}]}
     if name == "sites":
-        base = {}
+        del base["sites"]
     if name == "join_deadline_s":
         base["round_deadline_s"] = 9.0
     if name == "encoder":
@@ -167,6 +169,14 @@ def test_what_a_target_cannot_be_combined_with_is_refused(pretrain: dict[str, An
         parse_study({"framework": "fclopt", "pretrain": pretrain})
 
 
+def test_sparse_updates_do_not_go_with_a_predicted_target() -> None:
+    with pytest.raises(SettingsError, match=r'write pretrain\.target = "naive"'):
+        parse_study({"framework": "fclopt", "sparse": {"period": 2}})
+    naive = {"target": "naive", "distance": "none"}
+    assert parse_study({"framework": "fclopt", "sparse": {"period": 2}, "pretrain": naive}).sparse.period == 2
+    assert parse_study({"framework": "fclopt", "sparse": {"period": 2}, "start": "random"}).sparse.period == 2
+
+
 @pytest.mark.parametrize(
     ("settings", "at_once", "with_targets"),
     [
@@ -177,7 +187,8 @@ def test_what_a_target_cannot_be_combined_with_is_refused(pretrain: dict[str, An
     ],
 )
 def test_flows_of_a_target(settings: dict[str, Any], at_once: set[Flow], with_targets: set[Flow]) -> None:
-    study = parse_study({"framework": "fclopt", "pretrain": {"rounds": 3, **settings}})
+    clear = {"secagg": False}
+    study = parse_study({"framework": "fclopt", "pretrain": {"rounds": 3, **settings}, "security": clear})
     assert owed(study, 0, 0) == offered(study, 0, 0) == {Flow.WEIGHTS, *at_once}
     assert owed(study, 0, 1, True) == offered(study, 0, 1, True) == {Flow.WEIGHTS, *with_targets}
     assert owed(study, 0, 2, True) == {Flow.WEIGHTS}  # nobody would train with the target of the last round
@@ -230,7 +241,7 @@ def test_the_schedule_pairs_every_start_and_ends_each_stage_with_an_evaluation()
     ],
 )
 def test_what_a_round_owes(settings: dict[str, Any], training: set[Flow], evaluation: set[Flow]) -> None:
-    study = parse_study({"sites": SITES, **settings})
+    study = parse_study({**PAIR, **settings})
     last = study.pretrain.rounds
     assert owed(study, 0, 0) == offered(study, 0, 0) == training
     assert owed(study, 0, last - 1) == {Flow.WEIGHTS}
@@ -242,7 +253,7 @@ def test_what_a_round_owes(settings: dict[str, Any], training: set[Flow], evalua
 @pytest.mark.parametrize(("exchange", "boxes"), [("vectors", True), ("prototypes", True), ("secagg-prototypes", False)])
 def test_what_a_round_opens_with(exchange: str, boxes: bool) -> None:
     """Boxes or the sum, in every training round of pre-training but the first, and in no other."""
-    study = parse_study({"sites": SITES, "pretrain": {"rounds": 3, "exchange": exchange}})
+    study = parse_study({**PAIR, "pretrain": {"rounds": 3, "exchange": exchange}})
     assert relays_boxes(study) is boxes
     with_sum = [(stage, r) for stage in (0, 3, 4) for r in range(4) if opens_with_sum(study, stage, r)]
     assert with_sum == ([] if boxes else [(0, 1), (0, 2)])
@@ -255,10 +266,10 @@ def test_fedca_which_knows_no_partition_exchanges_no_prototypes(exchange: str) -
 
 
 def test_pre_training_alone_is_one_evaluation_and_owes_nothing() -> None:
-    study = parse_study({"sites": SITES, "framework": "local"})
+    study = parse_study({**PAIR, "framework": "local"})
     assert schedule(study)[0].rounds == 0
     assert owed(study, 0, 0) == offered(study, 0, 0) == set()
-    assert schedule(study)[1:] == schedule(parse_study({"sites": SITES}))[1:]
+    assert schedule(study)[1:] == schedule(parse_study(PAIR))[1:]
 
 
 @pytest.mark.parametrize(
@@ -280,7 +291,7 @@ def test_no_frame_of_a_study_is_over_its_limit_and_the_limit_is_near(framework: 
         "dense": {"framework": "fclopt", "pretrain": {**naive, "dense": {"weight": 1.0}}},
     }
     own = {"framework": framework, **largest.get(framework, {})}
-    study = parse_study({"sites": SITES, "model": model, "baseline": False, **own})
+    study = parse_study({**PAIR, "model": model, "baseline": False, **own})
     encoder = {
         n.removeprefix("encoder."): a for n, a in initial_model(study, 0, None).items() if n.startswith("encoder.")
     }
@@ -294,7 +305,7 @@ def test_no_frame_of_a_study_is_over_its_limit_and_the_limit_is_near(framework: 
 @pytest.mark.parametrize("framework", ["fcl", "local"])
 def test_without_pre_training_here_there_are_only_the_stages_of_one_start(framework: str) -> None:
     for start, init in (("random", Init.RANDOM), ("encoder", Init.PRETRAINED)):
-        raw = {"framework": framework, "start": start, "baseline": False, "sites": SITES}
+        raw = {"framework": framework, "start": start, "baseline": False, **PAIR}
         study = parse_study({**raw, "encoder": "0" * 64} if start == "encoder" else raw)
         assert {stage.init for stage in schedule(study)} == {init}
         assert StageKind.PRETRAIN not in {stage.kind for stage in schedule(study)}
@@ -309,9 +320,24 @@ def test_patients_are_split_by_the_studys_seed_unless_one_is_set_for_that() -> N
     assert parse_study({"seed": 3, "data": {"split_seed": 7}}).split_seed == 7
 
 
-def test_secure_aggregation_takes_five_sites() -> None:
+def test_updates_are_summed_securely_unless_a_study_says_otherwise() -> None:
     sites = [{"name": f"s{number}", "weight": 1} for number in range(5)]
     plain, secure = (parse_study({"sites": sites, "security": {"secagg": on}}) for on in (False, True))
-    assert plain.digest() != secure.digest()
-    with pytest.raises(SettingsError, match=r"add sites, or write security.secagg = false"):
-        parse_study({"sites": sites[:4], "security": {"secagg": True}})
+    assert plain.digest() != secure.digest() == parse_study({"sites": sites}).digest()
+    assert parse_study({}).security.secagg
+    assert owed(parse_study({"sites": sites}), 0, 0) == {Flow.FEATURES}
+
+
+@pytest.mark.parametrize("few", range(1, 5))
+def test_with_fewer_than_five_sites_a_study_says_false_itself(few: int) -> None:
+    """Also where its cohort is written in later. The error says both ways out."""
+    sites = [{"name": f"s{number}", "weight": 1} for number in range(few)]
+    both = r"have 5 sites or more, or write secagg = false under \[security\]"
+    for security in ({}, {"security": {"ring": 20}}, {"security": {"secagg": True}}):
+        with pytest.raises(SettingsError, match=both):
+            parse_study({"sites": sites, **security})
+    members = tuple(Member(name=f"s{number}", weight=1) for number in range(few))
+    with pytest.raises(SettingsError, match=both):
+        with_cohort(parse_study({}), members)
+    clear = parse_study({"security": {"secagg": False}, "seed": 7})
+    assert with_cohort(clear, members) == parse_study({"sites": sites, "security": {"secagg": False}, "seed": 7})

@@ -70,8 +70,8 @@ Make = Callable[..., Bench]
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
     def build(maximum_upload: int | None = None, inspect: Any = None, **settings: Any) -> Bench:
-        raw = {"sites": [{"name": name, "weight": 1} for name in "ab"], "model": {"features": 8}, **settings}
-        study = parse_study(raw)
+        sites = [{"name": name, "weight": 1} for name in "ab"]
+        study = parse_study({"sites": sites, "model": {"features": 8}, "security": {"secagg": False}, **settings})
         identities = {name: Identity.generate() for name in ("coordinator", "a", "b")}
         roster = Roster("coordinator", {name: identity.public for name, identity in identities.items()})
         store = Store(tmp_path / f"node-{len(list(tmp_path.iterdir()))}")
@@ -464,7 +464,7 @@ def test_a_site_cannot_publish_what_a_coordinator_would(make: Make) -> None:
     from protocols.errors import ProtocolError
 
     bench = make()
-    bench.gate.publish("coordinator", RoundOpen(0, 0, _sha(b""), (), (), b"", b""), 0, 0)
+    bench.gate.publish("coordinator", RoundOpen(0, 0, _sha(b""), (), (), b"", b"", b""), 0, 0)
     with pytest.raises(ProtocolError):
         bench.opened()
     with pytest.raises(GateRefused):

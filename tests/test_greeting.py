@@ -22,7 +22,8 @@ from keys.identity import Identity
 from protocols.envelope import MAXIMUM_HEADER
 from protocols.errors import BadSignature, FaultyPeer, Malformed, Oversize, WrongRecipient, WrongSender
 
-STUDY = parse_study({"sites": [{"name": "north", "weight": 3}]})
+OFF = {"secagg": False}
+STUDY = parse_study({"sites": [{"name": "north", "weight": 3}], "security": OFF})
 NORTH = Identity.generate()
 
 
@@ -94,7 +95,9 @@ def test_a_version_holds_no_text(software: str) -> None:
 
 
 def test_two_studies_are_told_apart_by_setting() -> None:
-    changed: Study = parse_study({"sites": [{"name": "north", "weight": 4}], "pretrain": {"rounds": 99}})
+    changed: Study = parse_study(
+        {"sites": [{"name": "north", "weight": 4}], "pretrain": {"rounds": 99}, "security": OFF}
+    )
     assert differing(STUDY, tuple(settings_of(changed).values())) == ("pretrain.rounds", "sites")
     assert differing(STUDY, tuple(settings_of(STUDY).values())) == ()
     assert differing(STUDY, ()) == ("the list of settings itself",)

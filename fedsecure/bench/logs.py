@@ -90,7 +90,7 @@ class LogWorld:
         for site in self.sites:
             hub.checkpoints.round_opens(*self.at)
             hub.checkpoints.show(site)
-            opening = RoundOpen(0, number, _CONTEXT.model_digest, (), (), b"", _BYTES)
+            opening = RoundOpen(0, number, _CONTEXT.model_digest, (), (), b"", b"", _BYTES)
             hub.gate.publish(site, opening, 0, number)
         self.deliver()
         for site in self.sites:

@@ -20,6 +20,7 @@ import numpy as np
 
 from fedsecure.privacy.clip import clip_factor
 from fedsecure.privacy.quantize import Grid, Quantizer, dequantize
+from fedsecure.privacy.rotate import rotate_in_place
 from fedsecure.types import FloatArray
 from keys.identity import Identity
 from keys.roster import Roster
@@ -55,6 +56,7 @@ def bench_secagg(params: int, sites: int, drop: int, ring: int = 20, seed: int =
 
     Seconds are the least of five for what is compared with a floor (unmasking above 100 sites: of one).
     bytes_per_param: of a whole masked-input message. peak_bytes: of a site's upload stage, its float32 vector included.
+    rotate_s: of turning the vector in place, which a study does before that stage (`security.rotation`).
     setup_s: of one site's AdvertiseKeys and ShareKeys; setup_bytes: what it sends for them. exact: the sum is that of
     the survivors' integers.
     Raises ValueError if too few sites are left.
@@ -163,6 +165,7 @@ def _upload(keyed: Keyed, grid: Grid, params: int, seed: int) -> tuple[dict[str,
 
     ours, least = _in_turns(stage, floor)
     adds = _one_pass_of_adds(ring, params)
+    rotate_s = _rotation(vector)
     tracemalloc.start()
     packed = stage()
     peak = tracemalloc.get_traced_memory()[1] + vector.nbytes
@@ -171,7 +174,12 @@ def _upload(keyed: Keyed, grid: Grid, params: int, seed: int) -> tuple[dict[str,
     unmasking.remove_masks(keyed.opened.cohort, bare, unmasking.OpenedMasks(keyed.plus, keyed.minus))
     off = np.abs(dequantize(grid, signed(ring, bare)) - vector * np.float64(factor)).max()
     close = bool(off <= (1 + 2.0**-20) * grid.step)
-    return {"site_upload_s": ours, "site_floor_s": least + adds, "peak_bytes": peak}, close
+    return {"site_upload_s": ours, "site_floor_s": least + adds, "peak_bytes": peak, "rotate_s": rotate_s}, close
+
+
+def _rotation(vector: FloatArray) -> float:
+    turned = vector.copy()
+    return min(_seconds(lambda: rotate_in_place(turned, bytes(32))) for _ in range(_REPEATS))
 
 
 def _masked(keyed: Keyed, fill: client.Fill) -> tuple[Masked, MaskedInput]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, softplus
 
-from fedsecure.config import Framework, Member, PretrainSettings, Study
+from fedsecure.config import Framework, Member, PretrainSettings, SecuritySettings, Study
 from fedsecure.learning.fclopt import Online
 from fedsecure.learning.job import Job
 from fedsecure.learning.model import Branch
@@ -51,7 +51,8 @@ def bench_train(seconds: float = 60.0) -> dict[str, float]:
 def _study(framework: Framework) -> Study:
     """With a naive target, which is in the model: here are no nodes that would predict one."""
     settings = PretrainSettings(local_steps=_STEPS + 1, target="naive", distance="none")
-    return Study(framework=framework, sites=(Member(name="bench", weight=1),), pretrain=settings)
+    alone = SecuritySettings(secagg=False)
+    return Study(framework=framework, sites=(Member(name="bench", weight=1),), pretrain=settings, security=alone)
 
 
 def _cohort(folder: Path, size: int) -> Cohort:

@@ -21,7 +21,7 @@ def plan(
     patients: Annotated[int, typer.Option(min=1, help="Patients a site, with --sites.")] = 20,
 ) -> None:
     """What each round costs, what an epsilon buys, what an attacker could do, and whether anything can be learnt."""
-    from fedsecure.config import Member, load_study
+    from fedsecure.config import Member, load_study, with_cohort
     from fedsecure.errors import SettingsError
     from fedsecure.privacy.planning import budget
 
@@ -30,7 +30,7 @@ def plan(
         if asked.sites:
             raise SettingsError("the study names its sites: leave --sites out")
         cohort = tuple(Member(name=f"site-{number + 1}", weight=patients) for number in range(sites))
-        asked = asked.model_copy(update={"sites": cohort})
+        asked = with_cohort(asked, cohort)
     for line in _lines(budget(asked)):
         typer.echo(line)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fedsecure.config import Framework
 from fedsecure.report.results import Representation, Results
 from fedsecure.report.summary import Estimate, Group, differences, means
+from fedsecure.report.sums import sum_block
 from fedsecure.report.wire import PARTS, by_site, has_baseline
 from fedsecure.report.words import size
 
@@ -24,6 +26,8 @@ def lines(results: Results) -> Iterator[str]:
             yield f"Dice, {group.mode}, N={group.labelled}: {group.framework or 'random':7} {dice.mean:.3f}" + _against(
                 paired.get(group)
             )
+    for framework in results.frameworks:
+        yield f"{framework:7} secure sums: {_sums(results, framework)}"
     for part in PARTS:
         for framework in results.frameworks:
             sites = by_site(results, framework, part)
@@ -31,6 +35,15 @@ def lines(results: Results) -> Iterator[str]:
             baseline = part == "fine-tuning" and has_baseline(results, framework)
             with_random = ", random start included" if baseline else ""
             yield f"{framework:7} {part}: {size(up)} from the sites, {size(down)} to them{with_random}"
+
+
+def _sums(results: Results, framework: Framework) -> str:
+    block = sum_block(results, framework)
+    if block is None:
+        if results.studies[0].settings["security"]["secagg"]:
+            return "none, as nothing was averaged"
+        return "off; the coordinator could read each site's update"
+    return f"{len(block.rows)}, the smallest of {block.fewest} sites, in {block.seconds:.0f} s"
 
 
 def _untrained(row: Representation) -> str:

@@ -96,6 +96,11 @@ def _lines(status: Status, alive: bool) -> Iterator[str]:
     yield f"phase    {at.phase}; {at.stage_name}, round {min(at.round + 1, at.rounds)} of {at.rounds}"
     if at.round == at.rounds:
         yield "         evaluating"
+    if at.sum is not None:
+        yield (
+            f"sum      step {at.sum.number} of {at.sum.steps}, {at.sum.step}, attempt {at.sum.attempt}; "
+            f"waits for {', '.join(at.sum.awaited) or 'nobody'}"
+        )
     yield f"budget   {status.budget}"
     for name, word in sorted(at.sites.items()):
         yield f"site     {name:16} {word}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from statistics import fmean
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -21,6 +21,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from fedsecure import progress
 from fedsecure.plan import Stage, StageKind
 from fedsecure.report.words import size
+
+NAMED: Final = 4  # sites that are waited for by their names, on one line
 
 
 @dataclass(slots=True)
@@ -31,6 +33,7 @@ class _Round:
     accuracy: dict[str, float] = field(default_factory=dict)  # node -> k-NN partition accuracy
     dice: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # node -> patients x structures
     sent: int = 0  # bytes of all nodes
+    sums: list[progress.Summed] = field(default_factory=list)
 
     def loss(self) -> float | None:
         """Mean over sites of the mean over steps."""
@@ -63,6 +66,7 @@ class Display:
         self._quiet = quiet
         self._lock = threading.Lock()
         self._rounds: dict[tuple[int, int], _Round] = defaultdict(_Round)
+        self._awaited: set[str] = set()  # sites that have not answered the running step of a secure sum
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -102,6 +106,8 @@ class Display:
                     now.dice[node].append(event.dice)
                 case progress.Sent():
                     now.sent += event.size
+                case progress.SumAsked() | progress.SumHeard() | progress.SumStepEnded() | progress.Summed():
+                    self._sum(event, now)
                 case progress.Refused():
                     self._line(f"{node}: refused {event.rule} (from {event.peer})", "bold red")
                 case progress.RoundEnded():
@@ -126,6 +132,30 @@ class Display:
         if task is not None:
             note = "" if event.loss is None else f"loss {event.loss:.3f}"
             self._bars.update(task, completed=event.done, total=event.total, note=note)
+
+    def _sum(
+        self, event: progress.SumAsked | progress.SumHeard | progress.SumStepEnded | progress.Summed, now: _Round
+    ) -> None:
+        match event:
+            case progress.SumAsked():
+                self._awaited = set(event.sites)
+                self._awaiting(event.step)
+            case progress.SumHeard():
+                self._awaited.discard(event.site)
+                self._awaiting(event.step)
+            case progress.SumStepEnded():
+                for site in event.late:
+                    self._line(f"secure sum: {site} was late with {event.step}", "yellow")
+            case progress.Summed():
+                now.sums.append(event)
+
+    def _awaiting(self, step: str) -> None:
+        """The step of a secure sum and whom it waits for: behind all rounds, and at the bars of these sites."""
+        for site, task in self._sites.items():
+            self._bars.update(task, note=f"waited for: {step}" if site in self._awaited else "")
+        names = sorted(self._awaited)
+        whom = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+        self._bars.update(self._overall, note=f"secure sum, {step}" + (f": waits for {whom}" if names else ""))
 
     def _ended(self, node: str, event: progress.RoundEnded) -> None:
         if node in self._sites:
@@ -159,8 +189,14 @@ def _round_line(stage: Stage, event: progress.RoundEnded, heard: _Round) -> str:
         f"{event.seconds:.1f} s",
         f"{size(heard.sent)} sent",
         f"{event.sites} {'site' if event.sites == 1 else 'sites'}",
+        *map(_sum_words, heard.sums),
     ]
     return "  ".join(parts)
+
+
+def _sum_words(done: progress.Summed) -> str:
+    again = f", attempt {done.attempts}" if done.attempts > 1 else ""
+    return f"secure sum of {len(done.survivors)}/{done.sites} in {done.seconds:.1f} s{again}"
 
 
 def _stage_line(stage: Stage, event: progress.RoundEnded, heard: _Round) -> str:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 
+import numpy as np
 import torch
 
 from fedsecure.config import Study
-from fedsecure.learning import finetune, pretrain
+from fedsecure.learning import finetune, pretrain, sparse
 from fedsecure.learning.job import Job, JobResult
 from fedsecure.learning.parts import encoder_of
 from fedsecure.plan import StageKind, pretrains_alone, schedule
 from fedsecure.progress import Observe
-from fedsecure.types import Cohort, Tensors
+from fedsecure.types import Cohort, Flow, Tensors, Update, schema_of
+
+Work = Callable[[Job, Cohort, str, Observe], JobResult]
 
 
 def run(job: Job, cohort: Cohort, device: str, observe: Observe) -> JobResult:
@@ -29,7 +34,25 @@ def run(job: Job, cohort: Cohort, device: str, observe: Observe) -> JobResult:
         work = pretrain.evaluate if ends else pretrain.train_round
     else:
         work = finetune.evaluate if ends else finetune.train_round
-    return work(job, cohort, device, observe)
+    if job.study.sparse.period == 1:
+        return work(job, cohort, device, observe)
+    return _sparse(job, work, cohort, device, observe)
+
+
+def _sparse(job: Job, work: Work, cohort: Cohort, device: str, observe: Observe) -> JobResult:
+    """The same work; of the weights that it would release the round's coordinates leave, and the rest is kept."""
+    inner = {name: value for name, value in job.state.items() if name != sparse.MEMORY}
+    result = work(replace(job, state=inner), cohort, device, observe)
+    full = next((update.arrays for update in result.updates if update.flow is Flow.WEIGHTS), None)
+    if full is None:
+        return result
+    where = sparse.places(job.study, job.stage_index, job.round, schema_of(full))
+    update = sparse.flat(full)
+    memory = np.asarray(job.state.get(sparse.MEMORY, np.zeros_like(update)), np.float32)
+    sent, kept = sparse.compress(update, memory, where)
+    rest = (update for update in result.updates if update.flow is not Flow.WEIGHTS)
+    sparser = (Update(Flow.WEIGHTS, {sparse.VALUES: sent}), *rest)
+    return replace(result, updates=sparser, state={**result.state, sparse.MEMORY: kept})
 
 
 def initial_model(study: Study, stage_index: int, encoder: Tensors | None) -> Tensors:

@@ -30,7 +30,7 @@ from fedsecure.learning.method import weights
 from fedsecure.learning.model import Branch, load_tensors, pooled
 from fedsecure.learning.momentum import MomentumKeys
 from fedsecure.learning.slices import Batch
-from fedsecure.learning.transforms import located_views
+from fedsecure.learning.transforms import VIEWS, located_views
 from fedsecure.plan import trains_pixels
 from fedsecure.seeds import derive_seed
 from fedsecure.types import Bank, Flow, State, Update
@@ -67,7 +67,8 @@ class FclTraining:
         """
         images = torch.from_numpy(batch.images).to(self._device)
         partitions = torch.from_numpy(batch.partitions.astype(np.int64)).to(self._device).repeat(2)
-        views, places = located_views(images.repeat(2, 1, 1, 1), self._generator)  # [2N, 1, H, W]
+        strength = VIEWS[self._settings.views]
+        views, places = located_views(images.repeat(2, 1, 1, 1), self._generator, strength)  # [2N, 1, H, W]
         # Before the main pass: its freed activations are memory the other one takes up warm.
         self._keys = Features(self._momentum.of(views), partitions)
         maps = self.network.encoder(views)

@@ -36,7 +36,7 @@ from fedsecure.learning.method import weights
 from fedsecure.learning.model import Branch, Head, Standardise, follow_branch, load_tensors, pooled, tensors_of
 from fedsecure.learning.slices import Batch
 from fedsecure.learning.target import TARGET, copied, mix_of, parted
-from fedsecure.learning.transforms import located_views
+from fedsecure.learning.transforms import VIEWS, located_views
 from fedsecure.plan import makes_target, trains_pixels
 from fedsecure.seeds import derive_seed
 from fedsecure.types import Flow, State, Tensors, Update
@@ -112,7 +112,8 @@ class FcloptTraining:
     def loss(self, batch: Batch) -> Tensor:
         """Mean symmetrised loss of the batch, and the local contrast's L, for `backward`."""
         images = torch.from_numpy(batch.images).to(self._device)
-        views, places = located_views(images.repeat(2, 1, 1, 1), self._generator)  # [2N, 1, H, W]
+        strength = VIEWS[self._settings.views]
+        views, places = located_views(images.repeat(2, 1, 1, 1), self._generator, strength)  # [2N, 1, H, W]
         with torch.no_grad():  # before the online pass: its freed activations are memory the other one takes up warm
             target = centred(self._target(views))
         maps = self.network.encoder(views)

@@ -1,15 +1,17 @@
 """Supervised fine-tuning of the whole segmenter with N labelled patients a site, alone or federated.
 
-AdamW with a one-cycle learning rate, cross-entropy + soft Dice, fp32. A training round starts from the released model
-with fresh optimiser moments: its update is then a function of that model, the labelled patients and the study's seed,
-and of nothing kept on the site. Only the place in the learning-rate cycle depends on the round. With `consistency` the
-unlabelled slices of the site's training patients take part too (consistency.py).
+AdamW with a one-cycle learning rate, a share of it for what was pre-trained (`pretrained_rate`), cross-entropy + soft
+Dice, fp32. A training round starts from the released model with fresh optimiser moments: its update is then a function
+of that model, the labelled patients and the study's seed, and of nothing kept on the site. Only the place in the
+learning-rate cycle depends on the round. With `consistency` the unlabelled slices of the site's training patients take
+part too (consistency.py).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from monai.losses import DiceCELoss
@@ -23,9 +25,9 @@ from fedsecure.learning.evaluate import score
 from fedsecure.learning.job import Job, JobResult
 from fedsecure.learning.labelled import Slices, choose
 from fedsecure.learning.model import Segmenter, load_tensors, tensors_of
-from fedsecure.learning.parts import DECODER
+from fedsecure.learning.parts import DECODER, ENCODER
 from fedsecure.learning.transforms import augment
-from fedsecure.plan import Init, StageKind, pretrains_alone
+from fedsecure.plan import Init, StageKind, keeps_decoder, pretrains_alone
 from fedsecure.progress import Observe, Step
 from fedsecure.seeds import derive_seed
 from fedsecure.types import Cohort, Flow, Subject, Tensors, Update
@@ -118,7 +120,7 @@ def tune(
         return
     generator = torch.Generator().manual_seed(derive_seed(job.study.seed, *_labels(job)))
     supervision = Supervision(segmenter, labelled, settings.batch, generator) if labelled else None
-    optimiser = torch.optim.AdamW(segmenter.parameters(), weight_decay=settings.weight_decay, fused=True)
+    optimiser = torch.optim.AdamW(_groups(segmenter, job), weight_decay=settings.weight_decay, fused=True)
     segmenter.train()
     for step in steps:
         rate = learning_rate(settings, step)
@@ -128,7 +130,7 @@ def tune(
             losses.append(weight * consistency.loss())
             rate *= 1 if supervision else min(weight, 1)  # AdamW does not see the size of a loss that is alone
         for group in optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         optimiser.zero_grad()
         loss = sum(losses[1:], losses[0])
         if loss.requires_grad:  # else no slice is labelled, and no pixel sure
@@ -137,6 +139,18 @@ def tune(
         if consistency:
             consistency.finish()
         count(float(loss.detach()))
+
+
+def _groups(segmenter: Segmenter, job: Job) -> list[dict[str, Any]]:
+    """The segmenter's parameters, each with its share of the learning rate: less for what was pre-trained."""
+    known: tuple[str, ...] = ()
+    if job.stage.init is Init.PRETRAINED:
+        known = (ENCODER, DECODER) if keeps_decoder(job.study) else (ENCODER,)
+    held: dict[bool, list[Tensor]] = {True: [], False: []}
+    for name, parameter in segmenter.named_parameters():
+        held[name.startswith(known)].append(parameter)
+    shares = {True: job.study.finetune.pretrained_rate, False: 1.0}
+    return [{"params": held[before], "share": shares[before]} for before in (True, False) if held[before]]
 
 
 def _consistency(segmenter: Segmenter, job: Job, subjects: Sequence[Subject], steps: int) -> Consistency | None:

@@ -1,7 +1,5 @@
 """Seeded-sparse updates: in a round all sites send the same random coordinates, so that their values still add up.
 
-Not yet part of a study: it waits for secure aggregation, whose sum it makes shorter (docs/method.md 4.5). No torch.
-
 - Which coordinates a round has, every node draws for itself: a permutation, drawn anew for every `period` rounds, is
   cut into `period` blocks, one for each of them. So every coordinate is sent once in a period, and none waits longer
   than two periods less a round.
@@ -10,18 +8,26 @@ Not yet part of a study: it waits for secure aggregation, whose sum it makes sho
 - The model moves at the round's coordinates alone. So their new values are all that a site needs that has the model of
   the round before: the download is as sparse as the upload.
 
-Vectors are a model's tensors in the order of their names, as in `packing.pack_vector`: [n] float32.
+Vectors are a model's tensors in the order of their names, as in `packing.pack_vector`: [n] float32. No torch: the
+coordinator has none.
 """
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 import numpy.typing as npt
 
+from fedsecure.config import Study
+from fedsecure.packing import pack_vector, unpack_vector
 from fedsecure.seeds import derive_seed
-from fedsecure.types import FloatArray
+from fedsecure.types import FloatArray, Schema, State, Tensors, TensorSpec, schema_of, schema_size
 
 Places = npt.NDArray[np.int64]
+
+VALUES: Final = "values"  # the one tensor of a sparse update
+MEMORY: Final = "sparse.memory"  # among a site's private state: what it has not sent yet
 
 
 def places_of(seed: int, stage: int, round_: int, size: int, period: int) -> Places:
@@ -36,34 +42,42 @@ def places_of(seed: int, stage: int, round_: int, size: int, period: int) -> Pla
     draws = np.random.PCG64(derive_seed(seed, "sparse", stage, cycle)).random_raw(size)
     order = np.argsort(draws, kind="stable")
     start, end = size * block // period, size * (block + 1) // period
-    places: Places = np.sort(order[start:end])
-    return places
+    chosen: Places = np.sort(order[start:end])
+    return chosen
 
 
-def compress(update: FloatArray, memory: FloatArray, places: Places) -> tuple[FloatArray, FloatArray]:
-    """What a site sends of its update and of what it has kept, [k], and what it keeps now, [n] with 0 at `places`."""
+def compress(update: FloatArray, memory: FloatArray, where: Places) -> tuple[FloatArray, FloatArray]:
+    """What a site sends of its update and of what it has kept, [k], and what it keeps now, [n], 0 where it sends."""
     carried = memory + update
     kept = carried.copy()
-    kept[places] = 0
-    return carried[places], kept
+    kept[where] = 0
+    return carried[where], kept
 
 
-def given_back(memory: FloatArray, sent: FloatArray, places: Places) -> FloatArray:
-    """What a site keeps if its values did not enter the round's sum: as if it had sent nothing."""
-    whole = memory.copy()
-    whole[places] = sent
-    return whole
+def sent_schema(study: Study, stage: int, round_: int, model: Schema) -> Schema:
+    """Names and shapes of the WEIGHTS that leave a site in a training round, for the schema of its model."""
+    if study.sparse.period == 1:
+        return model
+    return (TensorSpec(VALUES, places(study, stage, round_, model).shape),)
 
 
-def moved(model: FloatArray, mean: FloatArray, places: Places) -> FloatArray:
-    """The next model [n], of the sites' mean [k] at `places`. Rounded once, from float64, as in `fedavg.average`."""
-    after = model.copy()
-    after[places] = (model[places].astype(np.float64) + mean.astype(np.float64)).astype(np.float32)
-    return after
+def places(study: Study, stage: int, round_: int, model: Schema) -> Places:
+    """`places_of` a study's round. Raises ValueError for a model of fewer values than the period."""
+    return places_of(study.seed, stage, round_, schema_size(model), study.sparse.period)
 
 
-def renewed(model: FloatArray, values: FloatArray, places: Places) -> FloatArray:
-    """The next model [n] as a site makes it: the last one with the download's new values [k] at `places`."""
-    after = model.copy()
-    after[places] = values
-    return after
+def part_of(model: Tensors, where: Places) -> Tensors:
+    """A model's values at these coordinates, under the name that a sparse update has."""
+    return {VALUES: flat(model)[where]}
+
+
+def renewed(model: Tensors, values: FloatArray, where: Places) -> Tensors:
+    """The model with these values [k] at these coordinates; names ascending."""
+    after = flat(model)
+    after[where] = values
+    return unpack_vector(after.tobytes(), schema_of({name: model[name] for name in sorted(model)}))
+
+
+def flat(tensors: State) -> FloatArray:
+    """[n], a copy."""
+    return np.frombuffer(pack_vector(tensors), "<f4").astype(np.float32)

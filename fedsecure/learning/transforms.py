@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -33,6 +34,9 @@ VIEW = Strength(rotation=0.2, zoom=1.15, shift=0.08, elastic=0.025, gamma=1.2, b
 
 # On ACDC at N=1 milder shift and rotation lost .08 Dice, stronger gamma, elastic and bias .04 (3 sites, one seed).
 LABELLED = Strength(rotation=0.5, zoom=1.4, shift=0.2, elastic=0.04, gamma=1.5, bias=0.2, noise=0.05, control=5)
+
+
+VIEWS: Final = {"mild": VIEW, "strong": LABELLED}  # `pretrain.views`
 
 
 def two_views(images: Tensor, generator: torch.Generator, strength: Strength = VIEW) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedsecure.config import Study
-from fedsecure.learning import prototypes, target
+from fedsecure.learning import prototypes, sparse, target
 from fedsecure.learning.distance import bound, too_far
 from fedsecure.learning.fedavg import average, moved
 from fedsecure.node.store import Store
@@ -70,8 +70,11 @@ class Averaging:
         self._store, self._study, self._stage, self._round, self._refuse = store, study, stage, round_, refuse
         self._weights = {member.name: member.weight for member in study.sites}
         self._start = unpack_model(store.read(model_file(stage, round_)))
+        self._places: sparse.Places | None = None
+        if study.sparse.period > 1:
+            self._places = sparse.places(study, stage, round_, schema_of(self._start))
         self._secure = Flow.WEIGHTS in summed(study, stage, round_)
-        self._deltas = [] if self._secure else self._usable(sites, Flow.WEIGHTS, schema_of(self._start))
+        self._deltas = [] if self._secure else self._usable(sites, Flow.WEIGHTS, schema_of(self._moving()))
         self._sites = sites if self._secure else tuple(site for site, _, _ in self._deltas)
 
     def finish(self, targets: bool) -> Averaged | None:
@@ -91,9 +94,13 @@ class Averaging:
 
     def end(self) -> Tensors:
         """The model that the round ends in, of its weights alone."""
-        if self._secure:
-            return moved(self._start, self._whole(Flow.WEIGHTS), self._weight())
-        return average(self._start, self._deltas)
+        start = self._moving()
+        end = moved(start, self._whole(Flow.WEIGHTS), self._weight()) if self._secure else average(start, self._deltas)
+        return end if self._places is None else sparse.renewed(self._start, end[sparse.VALUES], self._places)
+
+    def _moving(self) -> Tensors:
+        """What of the model moves in this round: all of it, or the values at its coordinates."""
+        return self._start if self._places is None else sparse.part_of(self._start, self._places)
 
     def true_target(self) -> Tensors | None:
         """The mean of the sites' own targets over the sites of the weights; None unless all of them can be used."""

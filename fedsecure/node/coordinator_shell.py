@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from fedsecure.learning import sparse
 from fedsecure.learning.distance import extrapolated
 from fedsecure.learning.parts import start_of
 from fedsecure.learning.target import copied
@@ -43,9 +44,11 @@ from fedsecure.node.events import (
 from fedsecure.node.shell import Shell
 from fedsecure.node.sum_host import Integers, SumHost
 from fedsecure.node.sum_terms import Ground
+from fedsecure.node.sum_watch import SumWatch, standing_of
 from fedsecure.node.trainer import Answer, PreparedModel, PrepareOrder
+from fedsecure.node.vitals import SumStanding
 from fedsecure.node.workbench import ENCODER
-from fedsecure.packing import pack_model, unpack_model
+from fedsecure.packing import pack_model, pack_vector, unpack_model
 from fedsecure.plan import StageKind, has_target, keeps_decoder, makes_target, schedule
 from fedsecure.privacy.summing import opened
 from fedsecure.progress import Measured
@@ -91,6 +94,7 @@ class CoordinatorShell(Shell):
         saved = self._store.get("coordinator")
         self._state = msgspec.json.decode(saved, type=CoordinatorState) if saved else begin(self._study)
         self._sum = SumHost(self._identity, self._store, self._say_in_sum, self._finish_sum)
+        self._sum_watch = SumWatch(self._observe, self._clock)
         self._leave_out_strangers()  # who was revoked while this node was down
 
     def follow(self, roster: Roster) -> None:
@@ -118,15 +122,17 @@ class CoordinatorShell(Shell):
     def _channel(self) -> ServerTransport:
         return self._transport
 
-    def _admit(self, opened: Opened) -> None:
+    def _admit(self, opened: Opened) -> Message:
         """A box is checked before it is relayed: what does not hold is then its maker's fault and nobody else's."""
         match opened.message:
             case FeatureBank(stage=stage, round=round_, box=box):
                 context = BoxContext(self._study.digest(), stage, round_, opened.sender)
                 verify_box(box, context, peer=opened.sender, roster=self._roster)
+        return opened.message
 
     def _step(self, event: Event) -> tuple[Effect, ...]:
         before = (self._state.phase, self._state.stage, self._state.round)
+        self._sum_watch.note(self._state, event)
         self._state, effects = step(self._study, self._state, event)
         opened = self._state.phase is Phase.OPEN and before != (Phase.OPEN, *self._position())
         if opened:
@@ -150,6 +156,9 @@ class CoordinatorShell(Shell):
             here = "in" if site in state.joined else "not here yet"
             sites[site] = f"{here}, done with this round" if site in state.finished else here
         return sites
+
+    def _sum_standing(self) -> SumStanding | None:
+        return standing_of(self._state)
 
     def _finished_work(self, answer: Answer) -> None:
         if isinstance(answer, PreparedModel):
@@ -236,7 +245,8 @@ class CoordinatorShell(Shell):
             target = self._store.read(target_file(stage, round_))
             inputs["target"] = model_digest(target)
         schema, targets = (schema_of(unpack_model(raw)) if raw else () for raw in (model, target))
-        ground = Ground(stage, round_, model_digest(model), schema, targets, inputs)
+        sent = sparse.sent_schema(self._study, stage, round_, schema)
+        ground = Ground(stage, round_, model_digest(model), sent, targets, inputs)
         opening = os.urandom(32)
         manifest = sum_terms.manifest(
             sum_terms.expected(self._study, ground, effect.flows, b""), effect.attempt, opening
@@ -251,7 +261,7 @@ class CoordinatorShell(Shell):
         """Keep what was opened; what follows from it is the round's end, or of targets alone their mean."""
         stage, round_ = manifest.stage, manifest.round
         lengths = [(Flow(part.flow), part.length) for part in manifest.flows]
-        for flow, total in opened(self._study, lengths, integers).items():
+        for flow, total in opened(self._study, stage, round_, lengths, integers).items():
             self._store.write(whole_file(stage, round_, flow), total.astype("<f8").tobytes())
         averaging = Averaging(self._store, self._study, stage, round_, survivors, self._refused)
         if Flow.WEIGHTS in dict(lengths):
@@ -345,7 +355,9 @@ class CoordinatorShell(Shell):
             digest = model_digest(self._store.read(target_file(stage, round_)))
             target = (TargetRef(digest, effect.follows, effect.asked),)
         summed = self._store.read(sum_file(stage, round_)) if self._store.has(sum_file(stage, round_)) else b""
-        opening = RoundOpen(stage, round_, model_digest(model), refs, target, summed, model)
+        values = self._values(stage, round_, model) if effect.holds else b""
+        whole = b"" if values else model
+        opening = RoundOpen(stage, round_, model_digest(model), refs, target, summed, values, whole)
         self._checkpoints.round_opens(stage, round_)
         self._checkpoints.show(site)
         if effect.behind:
@@ -355,6 +367,12 @@ class CoordinatorShell(Shell):
             self._gate.publish(site, BankRelay(stage, round_ - 1, other, box), stage, round_)
         if effect.follows:
             self._send_target(site, stage, round_)
+
+    def _values(self, stage: int, round_: int, model: bytes) -> bytes:
+        """Where the round before moved the model: all that a site needs that has the one before."""
+        tensors = unpack_model(model)
+        where = sparse.places(self._study, stage, round_ - 1, schema_of(tensors))
+        return pack_vector(sparse.part_of(tensors, where))
 
     def _send_target(self, site: str, stage: int, round_: int) -> None:
         target = self._store.read(target_file(stage, round_))

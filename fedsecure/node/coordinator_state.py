@@ -9,6 +9,7 @@ from enum import StrEnum
 from fedsecure.config import Study
 from fedsecure.learning.distance import Measurement
 from fedsecure.node.events import Effect, SumStep
+from fedsecure.node.pace import Rooms
 from fedsecure.types import Flow
 from protocols.messages import LeaveReason
 
@@ -46,8 +47,8 @@ class CoordinatorState:
     `boots`: site -> its number of starts, as it last said; `sent`: site -> time of its last OpenRound or AskForTarget.
     `sum`: the secure sum that runs; `attempts`: sums begun for the round; `agreed`: sites that know what came of the
     last one, for as long as they do not start again.
-    All three are forgotten in a restart, and what a site was sent is forgotten when it starts again, so that it is
-    sent anew.
+    `starts`, `partings`: what a site may still ask in a row by starting again, and by leaving.
+    Times are forgotten in a restart, and what a site was sent is forgotten when it starts again: it is sent anew.
     `verdict` and `detail`: how the study ended; `parted`: sites that know; `close_by`: when the rest is not waited for.
     """
 
@@ -67,6 +68,8 @@ class CoordinatorState:
     supplied: Mapping[str, float] = field(default_factory=dict)
     boots: Mapping[str, int] = field(default_factory=dict)
     sent: Mapping[str, float] = field(default_factory=dict)
+    starts: Rooms = field(default_factory=dict)
+    partings: Rooms = field(default_factory=dict)
     now: float = 0.0
     deadline: float | None = None
     left: Mapping[str, LeaveReason] = field(default_factory=dict)

@@ -251,7 +251,8 @@ class Score:
 class OpenRound:
     """Publish the round's model to one site, relay the banks of the others, and send the target network if it
     `follows`. asked: the site is to send its own with its updates. behind: it may not know what came of the stage's
-    sums, and is shown."""
+    sums, and is shown. holds: updates are sparse, and it
+    has the model of the round before."""
 
     site: str
     stage: int
@@ -260,6 +261,7 @@ class OpenRound:
     follows: bool = False
     asked: bool = False
     behind: bool = False
+    holds: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,6 +129,7 @@ def _as_metrics(status: Status | None, alive: bool) -> str:
         values |= {"stage": status.standing.stage, "round": status.standing.round, "started_seconds": status.started}
         values["sent_bytes"] = sum(contact.sent for contact in status.peers.values())
         values["received_bytes"] = sum(contact.received for contact in status.peers.values())
+        values["sum_awaited"] = len(status.standing.sum.awaited) if status.standing.sum else 0
         values["refusals"] = sum(contact.refused for contact in status.peers.values())
     return "".join(f"fedsecure_{name} {value}\n" for name, value in values.items())
 

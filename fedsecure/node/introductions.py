@@ -18,6 +18,7 @@ import msgspec
 
 from fedsecure.config import Study
 from fedsecure.greeting import GREETINGS, Greeting, Verdict, differing, settings_of, software, works_with
+from fedsecure.node.pace import Pace, Rooms
 from fedsecure.node.store import Store
 from keys.identity import Identity
 from keys.roster import Roster
@@ -27,8 +28,7 @@ from protocols.errors import ProtocolError
 GREET_EVERY_S: Final = 2.0  # until the other has answered
 AGAIN_EVERY_S: Final = 30.0  # after that: what is remembered of a node stays near what it did
 SPACING_S: Final = 0.5  # between two greetings that this node begins
-_BURST: Final = 16  # greetings of one peer that are looked at in a row: each is answered, signed and put on record
-_PER_S: Final = 4.0  # and how many of them a second for long
+_GREETINGS: Final = Pace(burst=16, per_s=4.0)  # that are looked at: each is answered, signed and put on record
 
 OLDER_COPY: Final = (
     "this node's folder was restored from an older copy, or runs twice: its peers have seen it further on. "
@@ -75,7 +75,7 @@ class Introductions:
         self._next_greeting = self._greeted = 0.0
         self._asked: dict[str, float] = {}
         self._now = 0.0  # of the last tick
-        self._room: dict[str, tuple[float, float]] = {}  # peer -> (greetings that are still looked at, as of when)
+        self._rooms: Rooms = {}
         held = store.get("peers")
         self._known = msgspec.msgpack.decode(held, type=dict[str, Known]) if held else {}
         self.skews: dict[str, float] = {}  # seconds that a peer's clock is ahead, transport included
@@ -115,7 +115,8 @@ class Introductions:
         if peer not in self._roster.members or peer == self._name:
             self._refuse(peer, "whoever greets is another member of the roster")
             return
-        if not self._has_room(peer):
+        looked_at, self._rooms = _GREETINGS.spend(self._rooms, peer, self._now)
+        if not looked_at:
             self._refuse(peer, "a node greets no more often than it could need")
             return
         try:
@@ -135,13 +136,6 @@ class Introductions:
         if self._coordinates or greeting.verdict is Verdict.UNKNOWN or verdict is Verdict.RESTORED:
             self._greet(peer)
         self._heed(peer, greeting)
-
-    def _has_room(self, peer: str) -> bool:
-        """Whether this greeting is within what an honest peer says: a flood fills no disk with answers to it."""
-        left, at = self._room.get(peer, (float(_BURST), self._now))
-        left = min(float(_BURST), left + (self._now - at) * _PER_S)
-        self._room[peer] = (left - 1 if left >= 1 else left, self._now)
-        return left >= 1
 
     def _judge(self, peer: str, greeting: Greeting, frame: bytes) -> Verdict:
         if not works_with(software(), greeting.software):

@@ -1,7 +1,7 @@
 """The log of a node's process: JSON lines on standard error, with levels that journald understands.
 
-Of what the node observes only four kinds of event go in: rounds that begin and end, refusals, and the stop. Losses,
-scores and ids of patients stay in the node's own metrics.jsonl.
+Of what the node observes only six kinds of event go in: rounds that begin and end, secure sums that are open and who
+was late in one, refusals, and the stop. Losses, scores and ids of patients stay in the node's own metrics.jsonl.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from enum import IntEnum
 from typing import Final, TextIO
 
-from fedsecure.progress import Progress, Refused, RoundEnded, RoundStarted, Stopped
+from fedsecure.progress import Progress, Refused, RoundEnded, RoundStarted, Stopped, Summed, SumStepEnded
 
 UNDER_JOURNALD: Final = "JOURNAL_STREAM"  # systemd.exec(5)
 
@@ -46,6 +46,11 @@ class Log:
                 self.say(Level.INFO, "round-started", **at, name=name, rounds=rounds)
             case RoundEnded(seconds=seconds, sites=sites):
                 self.say(Level.INFO, "round-ended", **at, seconds=round(seconds, 1), sites=sites)
+            case SumStepEnded(step=step, late=late, asked=asked) if late:
+                self.say(Level.WARNING, "late-in-sum", **at, step=step, asked=asked, late=", ".join(late))
+            case Summed(survivors=survivors, sites=sites, attempts=attempts, seconds=seconds):
+                counted = {"survivors": len(survivors), "sites": sites, "attempts": attempts}
+                self.say(Level.INFO, "summed", **at, **counted, seconds=round(seconds, 1))
             case Refused(rule=rule, peer=peer):
                 self.say(Level.WARNING, "refused", **at, peer=peer, rule=rule)
             case Stopped(reason=reason):

@@ -1,22 +1,26 @@
-"""How often a peer may have a node write something down."""
+"""How often a peer is answered what costs it little to ask: a few times in a row, and then no more than so often.
+
+A pace is set so that what an honest node asks again, because the answer may have been lost, is within it.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-BURST: Final = 4096.0  # messages in a row: a round of a thousand sites opens with as many boxes
-PER_S: Final = 50.0  # and how many a second for long
+Rooms = Mapping[str, tuple[float, float]]  # peer -> (answers that it may still ask for in a row, as of when)
 
 
+@dataclass(frozen=True, slots=True)
 class Pace:
-    """A bucket for each peer: each message that is taken becomes a leaf of the log, and none may fill the disk."""
+    """A token bucket for each peer: `burst` answers in a row, `per_s` of them a second for long."""
 
-    def __init__(self) -> None:
-        self._left: dict[str, tuple[float, float]] = {}  # peer -> (messages that it still may send, as of when)
+    burst: float
+    per_s: float
 
-    def allows(self, peer: str, now: float) -> bool:
-        """Whether one more message of this peer is within what an honest one says. now: in seconds, monotonic."""
-        left, at = self._left.get(peer, (BURST, now))
-        left = min(BURST, left + (now - at) * PER_S)
-        self._left[peer] = (max(left - 1, 0.0), now)
-        return left >= 1
+    def spend(self, rooms: Rooms, peer: str, now: float) -> tuple[bool, Rooms]:
+        """Whether the peer is answered once more, and what is left then. now: seconds of a clock that does not fall."""
+        left, at = rooms.get(peer, (self.burst, now))
+        left = min(self.burst, left + (now - at) * self.per_s)
+        answered = left >= 1
+        return answered, {**rooms, peer: (left - 1 if answered else left, now)}

@@ -25,20 +25,22 @@ from fedsecure.node.checkpoints import Checkpoints
 from fedsecure.node.closing import close_log
 from fedsecure.node.events import Effect, Event, FrameIn, Refuse, Restarted, RoundOver, Stop, Tick, TrainFailed, Veto
 from fedsecure.node.introductions import Introductions
-from fedsecure.node.pace import Pace
+from fedsecure.node.pace import Pace, Rooms
 from fedsecure.node.store import Store
 from fedsecure.node.trainer import Answer, Broke, Told, Trainer
-from fedsecure.node.vitals import Standing
+from fedsecure.node.vitals import Standing, SumStanding
 from fedsecure.plan import frame_limit, schedule
 from fedsecure.progress import Observe, Refused, RoundEnded, RoundStarted, Stopped
 from keys.identity import Identity
 from keys.roster import Roster
 from protocols.envelope import Opened, ReplayGuard, open_frame
 from protocols.errors import FaultyPeer, ProtocolError
-from protocols.messages import Kind, Logging, kind_of
+from protocols.messages import Kind, Logging, Message, kind_of
 from protocols.tlog.leaf import flow_of, model_of, place_of
 from protocols.transport.base import ClientTransport, ServerTransport
 
+# Messages of a peer that are taken: each becomes a leaf of the log, and a round of a thousand sites opens with as many.
+_TAKEN: Final = Pace(burst=4096, per_s=50.0)
 MAXIMUM_KINDS: Final = 64  # of refusals of one peer that are noted apart
 CLOSES: Final = ("finished", "vetoed")  # for good: a node that stopped otherwise may go on
 MANY: Final = "a peer breaks few rules: more kinds of refusal than are noted apart"
@@ -88,7 +90,7 @@ class Shell(ABC):
             refuse=self._refused, stop=lambda why: self._end(Stop("failed", why)), renewed=self._renewed,
             took=self._took_greeting,
         )  # fmt: skip
-        self._pace = Pace()
+        self._rooms: Rooms = {}
         self._taken: list[tuple[ToldOf, bytes]] = []  # messages of this turn, and their frames
         self._logging: list[tuple[str, Logging]] = []  # and those of them that are the log's
         self._checkpoints = Checkpoints(
@@ -171,6 +173,10 @@ class Shell(ABC):
     def _sites(self) -> dict[str, str]:
         """Site -> what this node knows of it."""
 
+    def _sum_standing(self) -> SumStanding | None:
+        """Where the secure sum is that this node is in; None of none."""
+        return None
+
     def standing(self) -> Standing:
         """Where this node is, for its operator."""
         (stage, round_), stages = self._position(), schedule(self._study)
@@ -178,6 +184,7 @@ class Shell(ABC):
             node=self.name, role="coordinator" if self.name == self._roster.coordinator else "site",
             study=self._study.name, digest=self._study.digest().hex(), phase=self._phase(), stage=stage,
             stage_name=stages[stage].name, round=round_, rounds=stages[stage].rounds, sites=self._sites(),
+            sum=self._sum_standing(),
         )  # fmt: skip
 
     # --- shared parts ---
@@ -217,7 +224,8 @@ class Shell(ABC):
         """Somebody's log does not hold."""
 
     def _open(self, peer: str, frame: bytes) -> None:
-        if not self._pace.allows(peer, self._clock()):
+        taken, self._rooms = _TAKEN.spend(self._rooms, peer, self._clock())
+        if not taken:
             self._refused(peer, "a node says no more than a study could need")
             return
         try:
@@ -230,11 +238,10 @@ class Shell(ABC):
                 replay=self._replay,
                 maximum=self._frame_limit,
             )
-            self._admit(opened)
+            message = self._admit(opened)
         except ProtocolError as error:
             self._refused(error.peer, error.rule)
             return
-        message = opened.message
         at = place_of(message) or self._position()
         told = ToldOf(kind_of(message), opened.sender, flow_of(message), *at, model_of(message))
         self._taken.append((told, frame))
@@ -244,8 +251,8 @@ class Shell(ABC):
             self._events.append(FrameIn(opened.sender, message))
 
     @abstractmethod
-    def _admit(self, opened: Opened) -> None:
-        """What a node checks of a message beyond its frame. Raises ProtocolError to refuse it."""
+    def _admit(self, opened: Opened) -> Message:
+        """The message, after what a node checks of it beyond its frame. Raises ProtocolError to refuse it."""
 
     def _answer(self, answer: Answer) -> None:
         match answer:

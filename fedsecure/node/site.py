@@ -2,8 +2,8 @@
 
 1. Everything that changes a site's state is in this file; it knows no socket, file, clock or tensor.
 2. A round goes WAITING -> GATHERING -> TRAINING -> WAITING. The coordinator opens rounds; a later one replaces an
-   earlier one that is still running, an earlier one is never gone back to.
-3. A round that was done is answered by the stored bytes, never by computing or sealing again.
+   earlier one that is still running, an earlier one is never gone back to, and none comes before it can: order.py.
+3. A round that was done is answered by the stored bytes, never by computing or sealing again, and within a pace.
 4. A round trains from the target network whose digest was announced, or not at all: held, predicted, or asked for.
 5. What does not fit the table is refused and changes nothing.
 6. A kill loses the running round only: it is opened and trained again, to the same bytes.
@@ -45,6 +45,8 @@ from fedsecure.node.events import (
     TrainFailed,
     Veto,
 )
+from fedsecure.node.order import NEVER, objection
+from fedsecure.node.pace import Pace, Rooms
 from fedsecure.plan import has_target, opens_with_sum, relays_boxes, schedule
 from protocols.box import box_digest
 from protocols.messages import AskTargets, BankRelay, RoundOpen, StudyClosed, SumRequest, TargetModel
@@ -59,7 +61,8 @@ from protocols.secagg.messages import (
 )
 
 HELLO_EVERY_S: Final = 2.0
-NEVER: Final = (-1, -1)
+AGAIN: Final = Pace(burst=3, per_s=0.1)  # of what is sent once more: an honest coordinator waits 20 s before it asks
+TOO_OFTEN: Final = "asks for the same more often than it could have been lost"
 
 
 class Phase(StrEnum):
@@ -72,9 +75,12 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SiteState:
-    """`done`: last (stage, round) whose release is on disk. The rest describes the round in work and dies in a kill."""
+    """`done`: last (stage, round) whose release is on disk; `sent`: the last that this site was sent, on disk as well.
+    The rest describes the round in work and dies in a kill."""
 
     done: tuple[int, int] = NEVER
+    sent: tuple[int, int] = NEVER
+    sent_at: float | None = None
     phase: Phase = Phase.WAITING
     current: tuple[int, int] = NEVER
     missing: Mapping[str, bytes] = field(default_factory=dict)  # site -> digest of the sealed bank still to come
@@ -82,6 +88,8 @@ class SiteState:
     target: bytes = b""  # digest of the target network still to be found; empty: none, or it is here
     asked: bool = False  # for this site's own target network, with the round's updates
     next_hello: float = 0.0
+    now: float = 0.0
+    answers: Rooms = field(default_factory=dict)  # what the coordinator may still ask for again in this round
 
 
 Outcome = tuple[SiteState, tuple[Effect, ...]]
@@ -95,7 +103,7 @@ def step(study: Study, coordinator: str, state: SiteState, event: Event) -> Outc
         return _leaving(coordinator, state, event)
     match event:
         case Restarted():
-            return SiteState(done=state.done), ()
+            return SiteState(done=state.done, sent=state.sent), ()
         case Tick(now):
             return _tick(state, now)
         case Veto():
@@ -127,7 +135,14 @@ def _leaving(coordinator: str, state: SiteState, event: Event) -> Outcome:
             return state, ()
 
 
+def _again(state: SiteState, sender: str, answer: Effect) -> Outcome:
+    """What was sent before, or takes as many bytes as that, once more."""
+    answered, answers = AGAIN.spend(state.answers, sender, state.now)
+    return replace(state, answers=answers), (answer if answered else Refuse(sender, TOO_OFTEN),)
+
+
 def _tick(state: SiteState, now: float) -> Outcome:
+    state = replace(state, now=now)
     if now < state.next_hello:
         return state, ()
     # While something is missing the site speaks of the round before: it lacks something, and is sent it again.
@@ -146,7 +161,7 @@ def _frame(study: Study, state: SiteState, sender: str, message: object) -> Outc
         case TargetModel():
             return _target(state, sender, message)
         case AskTargets(stage, round_):
-            return _asked(state, (stage, round_))
+            return _asked(state, sender, (stage, round_))
         case SecAggOpen() | SumResult() | Keyset() | RelayShares() | Survivors() | UnmaskRequest() | AgreedResult():
             return _sum(study, state, sender, message)
         case StudyClosed(reason):
@@ -161,13 +176,17 @@ def _open(study: Study, state: SiteState, sender: str, message: RoundOpen) -> Ou
     if message.stage >= len(stages) or message.round > stages[message.stage].rounds:
         return state, (Refuse(sender, "round is not in the study's schedule"),)
     if asked == state.done:
-        return state, (Resend(*asked),)
-    if asked < max(state.done, state.current):  # its frames are numbered: an honest one never opens them out of order
+        return _again(state, sender, Resend(*asked))
+    if asked < max(state.done, state.sent):  # its frames are numbered: an honest one never opens them out of order
         return state, (Refuse(sender, "opens a round that is past: with an older model"),)
     if state.phase is not Phase.WAITING and asked == state.current:
         # Repeated, harmless; but where the target network was lost on its way it is asked for again.
         lost = state.phase is Phase.GATHERING and asked == state.current and state.target
-        return state, (SayWantTarget(*asked),) if lost else ()
+        return _again(state, sender, SayWantTarget(*asked)) if lost else (state, ())
+    waited = None if state.sent_at is None else state.now - state.sent_at
+    # After a restart nobody knows whether the round was released before the kill that came before it was noted.
+    if reason := objection(study, state.sent, state.phase is Phase.WAITING, waited, asked):
+        return state, (Refuse(sender, reason),)
     if bool(message.target) != has_target(study, *asked):
         return state, (Refuse(sender, "announces a target network where the study has none, or none where it has one"),)
     if message.banks and not relays_boxes(study):
@@ -180,8 +199,8 @@ def _open(study: Study, state: SiteState, sender: str, message: RoundOpen) -> Ou
         return state, (Refuse(sender, "a bank is announced from outside the cohort"),)
     cancel = (CancelTraining(),) if state.phase is Phase.TRAINING else ()
     opened = replace(
-        state, phase=Phase.GATHERING, current=asked, missing=missing, banks=tuple(sorted(missing)), target=b"",
-        asked=False,
+        state, phase=Phase.GATHERING, current=asked, sent=asked, sent_at=state.now, missing=missing,
+        banks=tuple(sorted(missing)), target=b"", asked=False,
     )  # fmt: skip
     search: tuple[Effect, ...] = ()
     for target in message.target:
@@ -219,10 +238,10 @@ def _target(state: SiteState, sender: str, message: TargetModel) -> Outcome:
     return following, (KeepIncoming(sender, message), *effects)
 
 
-def _asked(state: SiteState, of: tuple[int, int]) -> Outcome:
+def _asked(state: SiteState, sender: str, of: tuple[int, int]) -> Outcome:
     """All sites are asked for the target networks that a round ended with."""
     if of == state.done and state.phase is Phase.WAITING:
-        return state, (ReleaseTarget(*of),)
+        return _again(state, sender, ReleaseTarget(*of))
     if of == state.current:
         return replace(state, asked=True), ()  # after a kill: it is training the round again
     return state, ()  # late, harmless
@@ -246,7 +265,10 @@ def _train_if_complete(state: SiteState) -> Outcome:
 def _trained(state: SiteState, finished: tuple[int, int]) -> Outcome:
     if state.phase is not Phase.TRAINING or finished != state.current:
         return state, ()  # of a round that was replaced meanwhile
-    following = SiteState(done=finished, next_hello=state.next_hello)
+    following = replace(
+        state, done=finished, phase=Phase.WAITING, current=NEVER, missing={}, banks=(), target=b"", asked=False,
+        answers={},
+    )  # fmt: skip
     # Released first, then remembered as done: a kill between the two re-sends stored bytes, it never seals anew.
     return following, (Release(*finished, state.asked), Persist(), RoundOver(*finished, 1))
 

@@ -12,6 +12,7 @@ from fedsecure.egress import RoundContext
 from fedsecure.errors import GateRefused
 from fedsecure.learning import prototypes
 from fedsecure.learning.parts import start_of
+from fedsecure.learning.sparse import sent_schema
 from fedsecure.node.events import (
     CancelTraining,
     Effect,
@@ -31,8 +32,10 @@ from fedsecure.node.events import (
     Train,
     TrainDone,
 )
+from fedsecure.node.order import NEVER
+from fedsecure.node.received import require_fitting, whole
 from fedsecure.node.shell import Shell
-from fedsecure.node.site import NEVER, Phase, SiteState, step
+from fedsecure.node.site import Phase, SiteState, step
 from fedsecure.node.site_sum import SiteSum
 from fedsecure.node.site_target import find_target, keep_model, keep_target
 from fedsecure.node.trainer import Answer, Trained, TrainOrder
@@ -50,6 +53,7 @@ from protocols.messages import (
     Hello,
     Leave,
     LeaveReason,
+    Message,
     RoundDone,
     RoundOpen,
     SealedBox,
@@ -75,9 +79,10 @@ class SiteShell(Shell):
         self._boot = boot
         self._flows: tuple[str, ...] = ()
         self._boxes: dict[str, SealedBox] = {}
-        saved = self._store.get("done")
+        done, sent = (self._store.get(name) for name in ("done", "opened"))
         self._state = SiteState(
-            done=msgspec.json.decode(saved, type=tuple[int, int]) if saved else NEVER,
+            done=msgspec.json.decode(done, type=tuple[int, int]) if done else NEVER,
+            sent=msgspec.json.decode(sent, type=tuple[int, int]) if sent else NEVER,
             phase=Phase.LEAVING if self._store.get("vetoed") else Phase.WAITING,
         )
 
@@ -85,7 +90,7 @@ class SiteShell(Shell):
         if self._study.security.secagg:
             self._sum = SiteSum(
                 self.name, self._study, self._identity, self._roster, self._store, self._gate, floors, verified,
-                self._context, self._refused,
+                self._context, self._refused, self._clock,
             )  # fmt: skip
 
     def follow(self, roster: Roster) -> None:
@@ -104,8 +109,17 @@ class SiteShell(Shell):
     def _channel(self) -> ClientTransport:
         return self._transport
 
-    def _admit(self, opened: Opened) -> None:
-        """Nothing more: a relayed box is checked when it is opened, and only against its announcement before."""
+    def _admit(self, opened: Opened) -> Message:
+        """A model that is none of the study's comes no further, and one that came as values comes as itself. A relayed
+        box is checked when it is opened, and only against its announcement before."""
+        message = opened.message
+        if isinstance(message, RoundOpen):
+            message = whole(
+                self._study, opened.sender, message, self._store.read(MODEL) if self._store.has(MODEL) else b""
+            )
+        if isinstance(message, RoundOpen | TargetModel):
+            require_fitting(self._study, opened.sender, message)
+        return message
 
     def _step(self, event: Event) -> tuple[Effect, ...]:
         self._state, effects = step(self._study, self._roster.coordinator, self._state, event)
@@ -162,6 +176,7 @@ class SiteShell(Shell):
             case SayHello(stage, round_, done):
                 self._control(Hello(self._boot, stage, round_, done))
             case SayLeave(reason):
+                self._save(opened=b"")  # from now on rounds are not kept open for this site
                 self._control(Leave(LeaveReason(reason)))
             case SayWantTarget(stage, round_):
                 self._control(WantTarget(stage, round_))
@@ -175,6 +190,7 @@ class SiteShell(Shell):
                 keep_model(self._store, message)
                 if message.prototypes:
                     self._store.write(SUM, message.prototypes)
+                self._save(opened=msgspec.json.encode(self._state.sent))
             case BankRelay(site=site, box=box):
                 self._boxes[site] = box
             case TargetModel(target=target):
@@ -262,7 +278,8 @@ class SiteShell(Shell):
 
     def _context(self, stage: int, round_: int) -> RoundContext:
         model = self._store.read(MODEL)
-        context = RoundContext(stage, round_, schema_of(unpack_model(model)), model_digest(model))
+        schema = sent_schema(self._study, stage, round_, schema_of(unpack_model(model)))
+        context = RoundContext(stage, round_, schema, model_digest(model))
         if not has_target(self._study, stage, round_):
             return context
         target = self._store.read(TARGET)

@@ -16,6 +16,8 @@ from typing import Any, Final, NamedTuple
 from fedsecure.config import Study, SumFloors
 from fedsecure.egress import Gate, RoundContext
 from fedsecure.node import sum_terms
+from fedsecure.node.pace import Pace, Rooms
+from fedsecure.node.site import TOO_OFTEN
 from fedsecure.node.store import Store
 from fedsecure.node.sum_terms import Ground, floors_of
 from fedsecure.node.sums import Sums
@@ -41,6 +43,7 @@ from protocols.secagg.messages import (
 )
 from protocols.secagg.states import Advertised, Answered, Informed, Masked, Shared, Signed
 
+AGAIN: Final = Pace(burst=12, per_s=0.1)  # answers said once more: two of each step of a sum, then as site.AGAIN
 _ANSWERS: Final[dict[type, str]] = {
     SecAggOpen: "advertise-keys", Keyset: "share-keys", RelayShares: "masked-input", Survivors: "consistency-check",
     UnmaskRequest: "unmask-shares", SumResult: "result-agreement",
@@ -61,12 +64,14 @@ class SiteSum:
     def __init__(
         self, name: str, study: Study, identity: Identity, roster: Roster, store: Store, gate: Gate,
         floors: SumFloors, verified: Callable[[], frozenset[str]], context: Callable[[int, int], RoundContext],
-        refuse: Callable[[str, str], None],
+        refuse: Callable[[str, str], None], clock: Callable[[], float],
     ) -> None:  # fmt: skip
         """verified(): members whose keys this site's operator has verified. refuse(peer, rule) is the log's. Raises
         SettingsError, ValueError if what is on disk does not hold, or fewer were verified than `floors` asks for."""
         self._name, self._study, self._identity, self._store, self._gate = name, study, identity, store, gate
         self._settings, self._verified, self._context, self._refuse = floors, verified, context, refuse
+        self._clock = clock
+        self._answers: Rooms = {}
         self._sums = Sums(store)
         self._missed: dict[tuple[int, int, bool], _Missed] = {}  # stage, round, whether of weights: as many as rounds
         self._opened: SecAggOpen | None = None  # the last one that came, and what was said of its sum
@@ -140,6 +145,7 @@ class SiteSum:
             message, self._sums.ledger, expected=expected, floors=self._floors, roster=self._roster, me=self._name
         )
         self._sums.begin(ledger, message)
+        self._answers = {}
         self._state, answer = client.advertise_keys(opened, self._identity)
         self._answer("advertise-keys", answer)
 
@@ -245,10 +251,14 @@ class SiteSum:
             return
         of = {entry.manifest} if isinstance(message, SecAggOpen | Keyset) else {entry.keyset, kept.keyset}
         named = manifest_digest(message.manifest) if isinstance(message, SecAggOpen) else _named(message)
-        if named in of:
+        coordinator = self._roster.coordinator
+        if named not in of:
+            raise UnexpectedMessage(coordinator, "a message is of the sum that the site is in")
+        answered, self._answers = AGAIN.spend(self._answers, coordinator, self._clock())
+        if answered:
             self._gate.again(kept, *self._place())
         else:
-            raise UnexpectedMessage(self._roster.coordinator, "a message is of the sum that the site is in")
+            self._refuse(coordinator, TOO_OFTEN)
 
     def _place(self) -> tuple[int, int]:
         return self._sums.ledger.entries[-1].place

@@ -67,7 +67,7 @@ def _expected(
     return Expected(
         study=study.digest(), stage=place[0], round=place[1], model=model, inputs=inputs, flows=flows,
         ring=study.security.ring, clip=_real(study.security.clip),
-        step=_real(grid_of(study, sum(part.length for part in flows)).step), noise=_real(0.0), budget=_real(math.inf),
+        step=_real(grid_of(study, [part.length for part in flows]).step), noise=_real(0.0), budget=_real(math.inf),
         schema=schema, terms=_digest(_TERMS, msgspec.json.encode(study.privacy.model_dump(mode="json"))),
         code=_digest(_CODE, software().encode()), initial=initial,
         weights={member.name: member.weight for member in study.sites},

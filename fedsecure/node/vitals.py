@@ -20,6 +20,17 @@ WRITE_EVERY_S: Final = 5.0
 NO_BUDGET: Final = "none yet"  # until releases are charged; epsilon is infinite
 
 
+class SumStanding(msgspec.Struct, frozen=True, kw_only=True):
+    """A secure sum that runs. step: what sites answer in it, the `number`-th of `steps`; attempt: from 1, of its round;
+    awaited: who has not answered."""
+
+    step: str
+    number: int
+    steps: int
+    attempt: int
+    awaited: tuple[str, ...]
+
+
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """Where a node is in its study. `sites`: name -> what the coordinator knows of it; of a site, only its own."""
 
@@ -33,6 +44,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     round: int
     rounds: int
     sites: Mapping[str, str]
+    sum: SumStanding | None = None
 
 
 class Contact(msgspec.Struct, frozen=True, kw_only=True):

@@ -144,8 +144,8 @@ def run_site(
     def connect(party: Party) -> ClientTransport:
         return CurveClient(party, maximum=frame_limit(study), endpoint=site.coordinator)
 
-    shell = build_site(folder, own, connect, ProcessTrainer(folder), life.observe, life.heard,
-                       content_tests=process_tap)  # fmt: skip
+    shell = build_site(folder, own, connect, ProcessTrainer(folder), life.observe, life.heard, waking_clock(),
+                       process_tap)  # fmt: skip
     return life.run(shell, RosterWatch(folder, own, shell.follow))
 
 
@@ -198,6 +198,20 @@ def _open_store(folder: Path) -> Store:
             "one major.minor version from beginning to end. Install that one, or begin anew (docs/pilot.md, Upgrades)"
         )
     return store
+
+
+def waking_clock() -> Callable[[], float]:
+    """Seconds of a clock that never falls, and that counts a machine's sleep as soon as its wall clock is right again:
+    rounds went on meanwhile (order.py)."""
+    ahead = time.time() - time.monotonic()
+
+    def now() -> float:
+        nonlocal ahead
+        running = time.monotonic()
+        ahead = max(ahead, time.time() - running)
+        return running + ahead
+
+    return now
 
 
 class _Life:

@@ -36,6 +36,8 @@ def mixings(study: Study) -> tuple[str, ...]:
         found += ('finetune.modes = ["local"] (several steps a round, and a Dice over the whole batch)',)
     if study.framework == "local" and StageKind.FEDERATED in kinds:
         found += (f"another framework ({_MIXES['local']})",)
+    if study.sparse.period > 1:
+        found += ("sparse.period = 1 (what a site keeps for later rounds adds up a patient's parts of several)",)
     return found
 
 

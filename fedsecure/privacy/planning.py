@@ -21,7 +21,6 @@ from fedsecure.privacy.events import Contribution, DiscreteGaussian, Event, NonP
 from fedsecure.privacy.noise import LEAST_SIGMA, distance, table
 from fedsecure.privacy.patientsum import mixings
 from fedsecure.privacy.quantize import BETA, likely_norm_bound
-from fedsecure.privacy.rotate import rotated_length
 from fedsecure.types import Flow
 
 COMPARED = (1.0, 2.0, 4.0, 8.0)  # epsilons of the table beside the study's own
@@ -185,7 +184,7 @@ def _event(study: Study, flow: str, multiplier: float, count: int) -> Event:
                 sensitivity=_sensitivity(study),
                 share_sigma=sigma,
                 shares=least - colluders,
-                dimension=1 if flow == Flow.DISTANCE else rotated_length(study.privacy.parameters),
+                dimension=1 if flow == Flow.DISTANCE else study.privacy.parameters,
                 distance=distance(sigma),
                 sampling=study.privacy.sampling,
             )
@@ -194,7 +193,7 @@ def _event(study: Study, flow: str, multiplier: float, count: int) -> Event:
 def rounded_bound(study: Study) -> float:
     """Grid units that a contribution's norm is at most after it was rotated and rounded at random, each coordinate by
     less than one: drawn again until it is (`quantize.draw_key` with this limit)."""
-    return likely_norm_bound(study.privacy.clip_units, 1.0, rotated_length(study.privacy.parameters), BETA)
+    return likely_norm_bound(study.privacy.clip_units, 1.0, study.privacy.parameters, BETA)
 
 
 def _sensitivity(study: Study) -> float:

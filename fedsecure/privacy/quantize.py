@@ -131,7 +131,8 @@ class Quantizer:
         """[m] whole numbers, within the grid."""
         size = len(part)
         scaled, whole, random = (row[:size] for row in self._floats)
-        np.multiply(part, self._scale, out=scaled)
+        scaled[:] = part  # first: numpy multiplies float32 by a Python float in float32, wherever it puts the product
+        np.multiply(scaled, self._scale, out=scaled)
         # Written so that what is not a number is refused as well.
         if not (scaled.max() <= self._reach and scaled.min() >= -self._reach):
             raise ValueError("a value beyond the grid: clip the vector, and fit the grid to its weight")

@@ -2,16 +2,19 @@
 
 After Suresh et al., ICML 2017 (arXiv 1611.00429): a rotated vector of norm C has coordinates of about C / 2^8,
 whatever it was, so that one grid fits all. A block is at most 2^16 wide: it stays in the cache, and a wider one would
-gain little. The signs come from a public seed in the manifest. Rotation is no protection; it makes quantising cheap.
+gain little. The signs come from a public seed. Rotation is no protection; it makes quantising cheap.
+
+Nothing is filled up: what whole blocks do not reach is covered by a last block that ends where the vector ends and
+overlaps the one before it, which it turns once more. So a value of the ring is spent on no zero.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from fedsecure.privacy.clip import clip_factor
 from fedsecure.types import FloatArray
@@ -19,25 +22,28 @@ from protocols.xof import Keystream, keystream_buffer
 
 BLOCK: Final = 1 << 16
 
+Floats = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+
 
 def block_size(length: int) -> int:
-    """2^16, or the next power of two for a shorter vector."""
-    return BLOCK if length >= BLOCK else 1 << max(0, length - 1).bit_length()
-
-
-def rotated_length(length: int) -> int:
-    """`length` filled up to whole blocks."""
-    size = block_size(length)
-    return -(-length // size) * size
+    """2^16, or the largest power of two that is not above the length."""
+    return min(BLOCK, 1 << (max(1, length).bit_length() - 1))
 
 
 def rotate(vector: FloatArray, seed: bytes) -> FloatArray:
-    """[d] float32 to [rotated_length(d)] float32 of the same norm. seed: 32 bytes, public."""
-    blocks = _filled(vector)
-    for block, signs in zip(blocks, _signs(seed, blocks.shape), strict=True):
-        np.multiply(block, signs, out=block)
+    """[d] float32 to [d] float32 of the same norm. seed: 32 bytes, public."""
+    turned = np.array(vector, np.float32)
+    rotate_in_place(turned, seed)
+    return turned
+
+
+def rotate_in_place(vector: Floats, seed: bytes) -> None:
+    """`rotate` of a vector that its caller has no other use for."""
+    size = block_size(len(vector))
+    for start, bits in _blocks(len(vector), seed):
+        block = vector[start : start + size]
+        np.multiply(block, _signs(bits, size), out=block)
         _hadamard(block)
-    return blocks.reshape(-1)
 
 
 def rotate_clipped(vector: FloatArray, seed: bytes, bound: float) -> tuple[FloatArray, float]:
@@ -47,50 +53,64 @@ def rotate_clipped(vector: FloatArray, seed: bytes, bound: float) -> tuple[Float
     return turned, clip_factor(turned, bound)
 
 
-def unrotate(vector: FloatArray, seed: bytes, length: int) -> FloatArray:
-    """Inverse of `rotate`: [rotated_length(length)] to [length]. Also for a sum of rotated vectors."""
-    blocks = vector.astype(np.float32).reshape(-1, block_size(length))
-    for block, signs in zip(blocks, _signs(seed, blocks.shape), strict=True):
+def unrotate_in_place(vector: Floats, seed: bytes) -> None:
+    """Inverse of `rotate`, [d] float32 or float64. Also for a sum of rotated vectors."""
+    size = block_size(len(vector))
+    for start, bits in reversed(_blocks(len(vector), seed)):
+        block = vector[start : start + size]
         _hadamard(block)
-        np.multiply(block, signs, out=block)
-    return blocks.reshape(-1)[:length]
+        np.multiply(block, _signs(bits, size), out=block)
 
 
 def reach_factor(length: int, failure_bits: int) -> float:
     """tau: no coordinate of a rotated vector of norm C is beyond tau C, but for a probability of 2^-failure_bits.
 
-    Coordinates are sub-Gaussian with variance C^2 / B over the random signs (Hoeffding); union over all. At most 1.
+    Given the signs of all blocks but the last that turns it, a coordinate is sub-Gaussian with variance C^2 / B
+    (Hoeffding); union over all. At most 1.
     """
-    size = block_size(length)
-    deviation = math.sqrt(2 * (math.log(2 * rotated_length(length)) + failure_bits * math.log(2)) / size)
+    deviation = math.sqrt(2 * (math.log(2 * length) + failure_bits * math.log(2)) / block_size(length))
     return min(1.0, deviation)
 
 
-def _filled(vector: FloatArray) -> FloatArray:
-    size = block_size(len(vector))
-    filled = np.zeros(rotated_length(len(vector)), np.float32)
-    filled[: len(vector)] = vector
-    return filled.reshape(-1, size)
-
-
-def _signs(seed: bytes, shape: tuple[int, ...]) -> Iterator[FloatArray]:
-    """+1 and -1 for one block after the other, a bit each of the seed's keystream."""
-    count, size = shape
+def _blocks(length: int, seed: bytes) -> list[tuple[int, npt.NDArray[np.uint8]]]:
+    """Where each block begins, and its signs, a bit each of the seed's keystream."""
+    size = block_size(length)
+    starts = [*range(0, length - size + 1, size), *([length - size] if length % size else [])]
     width = -(-size // 8)
     stream, buffer = Keystream(seed), keystream_buffer(width)
-    for _ in range(count):
+    blocks = []
+    for start in starts:
         stream.next_into(buffer, width)
-        bits = np.unpackbits(np.frombuffer(buffer, np.uint8, width))[:size]
-        yield 1 - 2 * bits.astype(np.float32)
+        blocks.append((start, np.frombuffer(buffer, np.uint8, width).copy()))
+    return blocks
 
 
-def _hadamard(block: FloatArray) -> None:
-    """The orthonormal fast Walsh-Hadamard transform, in place; its own inverse. `len(block)` is a power of two."""
-    size, half = len(block), 1
-    while half < size:
-        pairs = block.reshape(-1, 2, half)
+def _signs(bits: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.int8]:
+    """+1 for a 0, -1 for a 1; the highest bit of a byte is the first."""
+    return 1 - 2 * np.unpackbits(bits, count=size).astype(np.int8)
+
+
+def _hadamard(block: Floats) -> None:
+    """The orthonormal fast Walsh-Hadamard transform, in place; its own inverse. `len(block)` is a power of two.
+
+    Additions alone, in one order, so that every machine makes the same of the same floats. As the transform of the rows
+    and of the columns of a square: then every addition is of long stretches, which takes numpy half the time.
+    """
+    size = len(block)
+    square = block.reshape(1 << (size.bit_length() - 1) // 2, -1)
+    _butterflies(square)
+    columns = square.T.copy()
+    _butterflies(columns)
+    square[:] = columns.T
+    block *= block.dtype.type(1 / math.sqrt(size))
+
+
+def _butterflies(square: Floats) -> None:
+    """Of each column."""
+    half, width = 1, square.shape[1]
+    while half < len(square):
+        pairs = square.reshape(-1, 2, half, width)
         upper = pairs[:, 0] - pairs[:, 1]
         pairs[:, 0] += pairs[:, 1]
         pairs[:, 1] = upper
         half *= 2
-    block *= np.float32(1 / math.sqrt(size))

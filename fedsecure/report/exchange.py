@@ -4,13 +4,15 @@ whole should have cost.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from fedsecure.config import Framework, Study
-from fedsecure.plan import shared_flow
+from fedsecure.plan import shared_flow, summed
 from fedsecure.report.results import Results
+from fedsecure.report.sum_bytes import sum_bytes
 from fedsecure.report.targets import Bytes, totals
 from fedsecure.types import Flow, Schema, schema_size
 
@@ -28,7 +30,8 @@ FORMS: Final[Mapping[str, str]] = {
 
 
 def modelled(study: Study, model: Schema) -> tuple[int, int]:
-    """Bytes (up, down) of one site over FCL's pre-training: parameters and features, no frames, headers or signatures.
+    """Bytes (up, down) of one site over FCL's pre-training: parameters and features, no frames, headers or signatures
+    but those of secure sums, of which all sites are.
 
     A round costs the model up and down, the evaluation round one more download. In every round but the last, what a
     site shares goes up once, with a wrapped key for each other site if it is sealed; in the next, what the others
@@ -37,8 +40,13 @@ def modelled(study: Study, model: Schema) -> tuple[int, int]:
     settings, others = study.pretrain, len(study.sites) - 1
     weights = _FLOAT * schema_size(model)
     up, down = settings.rounds * weights, (settings.rounds + 1) * weights
+    if study.security.secagg:
+        rounds = Counter(summed(study, 0, round_) for round_ in range(settings.rounds))
+        sums = [(sum_bytes(study, flows, model), times) for flows, times in rounds.items()]
+        up = round(sum(times * (one.vector + one.up) for one, times in sums))
+        down += round(sum(times * one.down for one, times in sums))
     cells = settings.partitions * settings.prototypes_per_partition
-    summed = _FLOAT * cells * study.model.features
+    prototypes = _FLOAT * cells * study.model.features
     for round_ in range(settings.rounds - 1):
         match shared_flow(study):
             case Flow.FEATURES:
@@ -46,10 +54,10 @@ def modelled(study: Study, model: Schema) -> tuple[int, int]:
                 box = _boxed(min(settings.bank, seen) * (_FLOAT * study.model.features + 1), others)
                 up, down = up + box, down + others * box
             case Flow.PROTOTYPES:
-                box = _boxed(summed, others)
+                box = _boxed(prototypes, others)
                 up, down = up + box, down + others * box
             case Flow.PROTOTYPE_SUM:
-                up, down = up + summed, down + summed
+                up, down = up + (0 if study.security.secagg else prototypes), down + prototypes
     return up, down
 
 

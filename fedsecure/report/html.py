@@ -22,6 +22,7 @@ from fedsecure.report.exchange import ExchangeBlock, exchange_block
 from fedsecure.report.pictures import Pictures, Strip, strips, structure_colour
 from fedsecure.report.results import Mode, Representation, Results
 from fedsecure.report.summary import Estimate, Group, differences, means, site_means
+from fedsecure.report.sums import ExposureBlock, SumBlock, exposure_blocks, sum_block
 from fedsecure.report.svg import css
 from fedsecure.report.targets import TargetBlock, target_block
 
@@ -61,6 +62,8 @@ class WireBlock:
     chart: Markup | None
     target: TargetBlock | None
     exchange: ExchangeBlock | None
+    sums: SumBlock | None
+    exposure: tuple[ExposureBlock, ...]
 
     @property
     def features(self) -> bool:
@@ -117,6 +120,7 @@ def _page(results: Results, pictures: Pictures) -> str:
         names={framework: arm.name for framework, arm in ARMS.items()},
         about={framework: arm.about for framework, arm in ARMS.items()},
         settings=settings,
+        secure=settings["security"]["secagg"],
         filling=[ARMS[framework].name for framework in results.frameworks if framework in ("fcl", "moco")],
         flat=_flat(_used(results)),
         sites=[member["name"] for member in settings["sites"]],
@@ -184,8 +188,10 @@ def _wire(results: Results, framework: Framework) -> WireBlock:
         note = ", the random start's included" if baseline else ""
         kinds, totals = wire.by_kind(results, framework, name), wire.by_site(results, framework, name)
         parts.append(WirePart(name, note, kinds, totals))
-    target, exchange = target_block(results, framework), exchange_block(results, framework)
-    return WireBlock(framework, tuple(parts), chart, target, exchange)
+    return WireBlock(
+        framework, tuple(parts), chart, target_block(results, framework), exchange_block(results, framework),
+        sum_block(results, framework), exposure_blocks(results, framework),
+    )  # fmt: skip
 
 
 def _columns(drawn: Sequence[Strip]) -> tuple[str, ...]:

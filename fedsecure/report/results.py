@@ -23,6 +23,7 @@ FORMAT: Final = 1
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Mode = Literal["local", "federated"]
 
@@ -83,7 +84,7 @@ class Provenance(_Row, frozen=True, kw_only=True):
     machine: Machine
     libraries: Mapping[str, str]  # distribution name -> version
     started: str  # ISO 8601 with time zone
-    seconds: Annotated[float, msgspec.Meta(ge=0)]
+    seconds: Seconds
 
     def __post_init__(self) -> None:
         if "/" in self.command or "\\" in self.command:
@@ -161,7 +162,7 @@ class RoundRow(_Row, frozen=True, kw_only=True):
     name: str  # the stage's
     stage: Count
     round: Count
-    seconds: Annotated[float, msgspec.Meta(ge=0)]
+    seconds: Seconds
     loss: float | None
     sent: Count  # bytes this node sent in this round
 
@@ -180,6 +181,42 @@ class TargetRow(_Row, frozen=True, kw_only=True):
     distance: float | None
     asked: bool
     corrected: bool
+
+
+class SumRow(_Row, frozen=True, kw_only=True):
+    """One secure sum as the coordinator saw it. `survivors` of `sites` that had trained are in it; `late`: who did not
+    answer some step in time. attempts: sums begun for it. seconds: of the last one, and of each of its steps, by what
+    sites answer in it; a step in which the coordinator was started again is missing."""
+
+    framework: Framework
+    seed: Count
+    name: str  # the stage's
+    stage: Count
+    round: Count
+    flows: tuple[str, ...]
+    sites: Positive
+    survivors: Positive
+    attempts: Positive
+    late: tuple[str, ...]
+    seconds: Seconds
+    steps: Mapping[str, Seconds]
+
+
+class TermsRow(_Row, frozen=True, kw_only=True):
+    """The numbers and switches behind the exposure of one study, in words (exposure.py)."""
+
+    framework: Framework
+    seed: Count
+    words: str
+
+
+class ExposureRow(_Row, frozen=True, kw_only=True):
+    """What somebody could learn in the setting of one study (exposure.py)."""
+
+    framework: Framework
+    seed: Count
+    who: str
+    learns: str
 
 
 class ModelledRow(_Row, frozen=True, kw_only=True):
@@ -206,6 +243,9 @@ class Results(_Row, frozen=True, kw_only=True):
     simulation_only: tuple[SimulationOnly, ...]
     targets: tuple[TargetRow, ...] = ()
     modelled: tuple[ModelledRow, ...] = ()
+    sums: tuple[SumRow, ...] = ()
+    terms: tuple[TermsRow, ...] = ()
+    exposure: tuple[ExposureRow, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.studies:
@@ -291,6 +331,9 @@ def merge(first: Results, second: Results) -> Results:
         rounds=first.rounds + second.rounds,
         targets=first.targets + second.targets,
         modelled=first.modelled + second.modelled,
+        sums=first.sums + second.sums,
+        terms=first.terms + second.terms,
+        exposure=first.exposure + second.exposure,
         simulation_only=tuple(
             part for part in SIMULATED if part in first.simulation_only or part in second.simulation_only
         ),

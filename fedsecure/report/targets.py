@@ -9,15 +9,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
 
-from fedsecure.config import Framework, PretrainSettings
+from fedsecure.config import Framework, Study
 from fedsecure.report.results import ModelledRow, Results, TargetRow
-from fedsecure.types import Schema
+from fedsecure.report.sum_bytes import SumBytes, sum_bytes
+from fedsecure.types import Flow, Schema
 
 _FLOAT = 4
 
 
-def modelled(settings: PretrainSettings, model: Schema, asked: int, corrected: int) -> tuple[int, int]:
-    """Bytes (up, down) of one site over FCLOpt's pre-training: parameters alone, no frames, headers or signatures.
+def modelled(study: Study, model: Schema, asked: int, corrected: int) -> tuple[int, int]:
+    """Bytes (up, down) of one site over FCLOpt's pre-training: parameters alone, no frames, headers or signatures but
+    those of secure sums, of which all sites are.
 
     A round costs E + P up and down, and E more up where targets were asked for and down where one was corrected; the
     evaluation round costs one more download. E: parameters of online encoder and projector, P: of the predictor, both
@@ -26,13 +28,31 @@ def modelled(settings: PretrainSettings, model: Schema, asked: int, corrected: i
     """
     online = sum(spec.size for spec in model if spec.name.startswith(("encoder.", "projector.")))
     predictor = sum(spec.size for spec in model if not spec.name.startswith(("encoder.", "projector.", "target.")))
+    settings = study.pretrain
     rounds = settings.rounds
     if settings.target == "naive":
         asked, corrected = rounds, rounds + 1
     scores = rounds - 1 if settings.distance == "r2" else 0
     up = rounds * (online + predictor) + asked * online + scores
     down = (rounds + 1) * (online + predictor) + corrected * online
-    return _FLOAT * up, _FLOAT * down
+    if not study.security.secagg:
+        return _FLOAT * up, _FLOAT * down
+    sums = _sums(study, model, asked)
+    more = _FLOAT * scores + sum(one.vector + one.up for one in sums)
+    return round(more), _FLOAT * down + round(sum(one.down for one in sums))
+
+
+def _sums(study: Study, model: Schema, asked: int) -> list[SumBytes]:
+    """Of all rounds. Targets asked for with a round are in its sum; those asked for afterwards, a sum of their own."""
+    settings, rounds = study.pretrain, study.pretrain.rounds
+    if settings.target in ("naive", "local"):
+        return [sum_bytes(study, (Flow.WEIGHTS,), model)] * rounds
+    target = tuple(spec for spec in model if spec.name.startswith(("encoder.", "projector.")))
+    plain = sum_bytes(study, (Flow.WEIGHTS,), model, target)
+    if settings.distance == "r2":
+        return [plain] * rounds + [sum_bytes(study, (Flow.TARGET,), model, target)] * asked
+    both = sum_bytes(study, (Flow.TARGET, Flow.WEIGHTS), model, target)
+    return [plain] * (rounds - asked) + [both] * asked
 
 
 @dataclass(frozen=True, slots=True)

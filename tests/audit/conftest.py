@@ -22,6 +22,7 @@ def study() -> Study:
         "sites": [{"name": name, "weight": 3} for name in "ab"],
         "model": {"filters": 4, "hidden": 16, "features": 8},
         "pretrain": {"rounds": ROUNDS + 1, "local_steps": 2, "batch": 8, "bank": 64, "negatives": 16},
+        "security": {"secagg": False},
     })  # fmt: skip
 
 

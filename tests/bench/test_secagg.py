@@ -10,6 +10,7 @@ from fedsecure.cli.bench import app
 
 KEYS = {
     "site_upload_s", "site_floor_s", "unmask_s", "unmask_floor_s", "bytes_per_param", "peak_bytes", "exact",
+    "rotate_s",
 }  # fmt: skip
 
 

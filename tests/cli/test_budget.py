@@ -42,7 +42,7 @@ def test_a_plan_says_cost_meaning_and_signal(tmp_path: Path) -> None:
 
 def test_a_plan_without_privacy_says_that_nothing_is_bounded(tmp_path: Path) -> None:
     (tmp_path / "study.toml").write_text('framework = "fcl"')
-    done = fedsecure(tmp_path, "budget", "plan", "study.toml", "--sites", "3")
+    done = fedsecure(tmp_path, "budget", "plan", "study.toml", "--sites", "5")
     assert "epsilon infinite" in done.stdout
     assert "without a guarantee: features" in done.stdout
     assert "warning: [privacy] is off" in done.stdout
@@ -52,6 +52,7 @@ def test_a_plan_without_privacy_says_that_nothing_is_bounded(tmp_path: Path) -> 
     ("command", "said"),
     [
         (("budget", "plan", "study.toml"), "use --sites"),
+        (("budget", "plan", "study.toml", "--sites", "4"), "have 5 sites or more, or write secagg = false"),
         (("simulate", "study.toml", "--out", "run"), "nodes cannot add its noise yet"),
         (("budget", "show", "."), "no run"),
         (("budget", "report", "."), "no run"),

@@ -32,6 +32,8 @@ labelled = [1]
 steps = 2
 rounds = 1
 batch = 2
+[security]
+secagg = false
 """
 
 
@@ -68,7 +70,8 @@ def test_help_is_there_for_every_command_and_loads_nothing_heavy(tmp_path: Path,
         ("nonsense = 1", (), "nonsense"),
         ('framework = "fcl"', ("--framework", "both"), "the study sets framework"),
         ("seed = 1", ("--seed", "2"), "the study sets seed"),
-        ('[[sites]]\nname = "a"\nweight = 1', (), "a simulation makes its own sites"),
+        ('[security]\nsecagg = false\n[[sites]]\nname = "a"\nweight = 1', (), "a simulation makes its own sites"),
+        ("", ("--sites", "4"), "have 5 sites or more, or write secagg = false under [security]"),
         ("", ("--data", "nifti:somewhere"), "acdc:PATH, msd:PATH, folder:PATH, dicom:PATH or hvsmr:PATH"),
         ("", ("--data", "acdc:nowhere"), ""),
     ],

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from fedsecure.cli.outcome import lines
-from fedsecure.config import Framework, Member, Study
+from fedsecure.config import Framework, Member, SecuritySettings, Study
 from fedsecure.report.results import (
     DiceRow,
     Machine,
@@ -17,12 +17,14 @@ from fedsecure.report.results import (
 def results() -> Results:
     """Two frameworks; the random start, and its traffic, in the first one's run only."""
     frameworks: tuple[Framework, ...] = ("fcl", "fclopt")
-    members = (Member(name="north", weight=1),)
+    members, clear = (Member(name="north", weight=1),), SecuritySettings(secagg=False)
     machine = Machine(processor="some", cores=1, system="some")
     return Results(
         world=WorldRecord(kind="phantom", partition=None, sites=1, phantom_patients=2),
         studies=tuple(
-            StudyRecord.of(Study(framework=framework, sites=members, baseline=framework == "fcl"))
+            StudyRecord.of(
+                Study(framework=framework, sites=members, baseline=framework == "fcl", security=clear)
+            )
             for framework in frameworks
         ),
         runs=(
@@ -61,6 +63,8 @@ def test_what_is_said_in_the_end() -> None:
         "fcl     15-NN partition accuracy 0.750 (untrained 0.500, chance 0.250), norm of the mean embedding 0.12",
         "Dice, federated, N=1: random  0.500",
         "Dice, federated, N=1: fcl     0.625   against random +0.125: too few pairs (1 pair)",
+        "fcl     secure sums: off; the coordinator could read each site's update",
+        "fclopt  secure sums: off; the coordinator could read each site's update",
         "fcl     pre-training: 1 kB from the sites, 0 B to them",
         "fclopt  pre-training: 2 kB from the sites, 0 B to them",
         "fcl     fine-tuning: 10 kB from the sites, 0 B to them, random start included",

@@ -22,7 +22,7 @@ import pytest
 
 from fedsecure.cli.main import main
 from fedsecure.data.phantom import write_phantom
-from fedsecure.node.vitals import read
+from fedsecure.node.vitals import Standing, SumStanding, Vitals, read
 from sim.ceremony import enrol
 
 FEDSECURE = [sys.executable, "-c", "from fedsecure.cli.main import main; main()"]
@@ -35,6 +35,8 @@ sites = [{name = "north", weight = 2}, {name = "south", weight = 2}]
 filters = 4
 hidden = 16
 features = 8
+[security]
+secagg = false
 [data]
 size = 32
 [pretrain]
@@ -214,7 +216,7 @@ def test_another_study_file_stops_the_site_and_names_what_differs(pilot: Pilot) 
         ("north/site.toml", 'name = "x"\ncoordinator = "tcp://h:1"\nsource = "folder:v"', "leave `name` out"),
         ("north/site.toml", 'coordinator = "tcp://h:1"\nsource = "folder:v"\nhealth = "0.0.0.0:80"', "loopback alone"),
         ("north/study.toml", STUDY.replace('"north"', '"west"'), "names sites that the roster does not: west"),
-        ("north/study.toml", 'sites = [{name = "south", weight = 2}]', "do not name north"),
+        ("north/study.toml", 'sites = [{name = "south", weight = 2}]\n[security]\nsecagg = false', "do not name north"),
         ("north/study.toml", "seed = 1", "the study names no site"),
     ],
 )
@@ -276,3 +278,16 @@ def test_the_doctor_compares_nodes_before_a_study(pilot: Pilot) -> None:
     alone = command("doctor", *words["north"], "--folder", str(pilot.folders["north"]), "--wait", "1")
     assert "failed   port" in alone
     assert "run the doctor on all nodes at the same time" in alone
+
+
+def test_status_says_where_a_secure_sum_is_and_who_is_waited_for(tmp_path: Path) -> None:
+    standing = Standing(
+        node="hub", role="coordinator", study="pilot", digest="ab" * 32, phase="summing", stage=0,
+        stage_name="pre-training", round=1, rounds=2, sites={"north": "in"},
+        sum=SumStanding(step="masked-input", number=3, steps=6, attempt=2, awaited=("north", "west")),
+    )  # fmt: skip
+    Vitals(tmp_path, {}, "0.1.0").write(standing)
+    shown = command("status", str(tmp_path))
+    assert "sum      step 3 of 6, masked-input, attempt 2; waits for north, west\n" in shown
+    found = json.loads(command("status", str(tmp_path), "--json"))
+    assert found["standing"]["sum"]["awaited"] == ["north", "west"]

@@ -68,6 +68,40 @@ def test_one_plain_line_per_round_and_stage() -> None:
     ]
 
 
+SUM = {"stage": 0, "round": 0}
+
+
+def test_a_secure_sum_is_on_the_rounds_line_and_who_was_late_on_one_of_its_own() -> None:
+    display, out = played()
+    with display:
+        display.on("coordinator", progress.SumAsked(**SUM, attempt=0, step="share-keys", sites=SITES))
+        late = progress.SumStepEnded(**SUM, attempt=0, step="share-keys", asked=2, late=("south",), seconds=60.0)
+        display.on("coordinator", late)
+        done = {"flows": ("weights",), "sites": 2, "survivors": ("north",), "agreed": 1}
+        display.on("coordinator", progress.Summed(**SUM, **done, attempts=2, seconds=61.5))
+        close_round(display, 0, 0)
+    assert out.getvalue().splitlines() == [
+        "secure sum: south was late with share-keys",
+        "pre-training  round 1/2  loss not measured here  4.2 s  500 kB sent  2 sites  "
+        "secure sum of 1/2 in 61.5 s, attempt 2",
+    ]
+
+
+def test_bars_name_the_step_of_a_sum_and_whom_it_waits_for() -> None:
+    display, _ = played(terminal=True)
+    with display:
+        display.on("coordinator", progress.SumAsked(**SUM, attempt=0, step="masked-input", sites=SITES))
+        display.on("coordinator", progress.SumHeard(**SUM, step="masked-input", site="north"))
+        notes = {task.description: task.fields["note"] for task in display._bars.tasks}
+        many = tuple(f"s{number}" for number in range(6))
+        display.on("coordinator", progress.SumAsked(**SUM, attempt=0, step="unmask-shares", sites=many))
+        (overall, *_) = display._bars.tasks
+    assert notes == {
+        "all rounds": "secure sum, masked-input: waits for south", "north": "", "south": "waited for: masked-input"
+    }  # fmt: skip
+    assert overall.fields["note"] == "secure sum, unmask-shares: waits for s0, s1, s2, s3 and 2 more"
+
+
 def test_a_coordinator_alone_says_what_it_does_not_know() -> None:
     display, out = played()
     with display:

@@ -24,6 +24,7 @@ TINY = {
     "data": {"size": 32},
     "pretrain": {"rounds": 2, "local_steps": 2, "batch": 8, "bank": 32, "negatives": 16},
     "finetune": {"labelled": [1, 2], "modes": ["federated"], "steps": 2, "rounds": 1, "batch": 2},
+    "security": {"secagg": False},
 }
 
 

@@ -128,7 +128,7 @@ FIELDS: dict[str, tuple[str, str, str]] = {  # tag -> kind, role, fields
     "feature-bank": ("release", "site", "count count box"),
     "prototype-sum": ("release", "site", "count count digest floats"),
     "metric-report": ("release", "site", "count count metrics"),
-    "round-open": ("publish", "coordinator", "count count digest banks target floats floats"),
+    "round-open": ("publish", "coordinator", "count count digest banks target floats floats floats"),
     "bank-relay": ("publish", "coordinator", "count count name box"),
     "target-update": ("release", "site", "count count digest floats"),
     "distance-report": ("release", "site", "count count float"),
@@ -309,7 +309,8 @@ def read_message(kind: str, body: bytes) -> tuple[str, list[Any]]:
     if tag == "hello":
         need((fields[1] < 0) == (fields[2] < 0) and not (fields[1] < 0 and fields[3]), "before the first round")
     if tag == "round-open":
-        need(hashlib.sha256(fields[6]).digest() == fields[2], "model digest")
+        need(not fields[6] or (not fields[7] and fields[1] > 0), "values in place of a model, after a round")
+        need(fields[6] or hashlib.sha256(fields[7]).digest() == fields[2], "model digest")
     if tag == "target-model":
         need(hashlib.sha256(fields[3]).digest() == fields[2], "target digest")
     if tag == "bank-relay":

@@ -98,7 +98,7 @@ REASONS = {
         "truncated", "bytes left over", "header", "kind", "study", "sender", "recipient", "text is ASCII",
         "not the shortest form", "another kind's message", "not a site's box", "a form that no message uses",
         "no such message", "deeper than any message", "a field", "before the first round", "target digest",
-        "model digest", "a box goes under its sender's name",
+        "model digest", "a box goes under its sender's name", "values in place of a model, after a round",
     },
 }  # fmt: skip
 
@@ -169,7 +169,7 @@ def test_fresh_frames_and_boxes_end_to_end() -> None:
 
     model = bytes(4 * 100_000)
     frame = Sealer(identities["hub"], "hub", STUDY, boot=0).seal(
-        "south", RoundOpen(0, 0, model_digest(model), (), (), b"", model)
+        "south", RoundOpen(0, 0, model_digest(model), (), (), b"", b"", model)
     )
     _, tag, fields = reader.read_frame(frame, peer="hub", **{**place, "me": "south"})
-    assert (tag, fields[6]) == ("round-open", model)
+    assert (tag, fields[7]) == ("round-open", model)

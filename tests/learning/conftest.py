@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedsecure.config import Member, ModelSettings, PretrainSettings, Study
+from fedsecure.config import Member, ModelSettings, PretrainSettings, SecuritySettings, Study
 from fedsecure.types import Cohort, FloatArray, Subject, Volume
 
 
@@ -56,4 +56,5 @@ def _study(framework: str = "fcl", *, release_metrics: bool = False, **pretrain:
         neighbours=5,
         model=ModelSettings(filters=4, hidden=16, features=8),
         pretrain=PretrainSettings(**settings),
+        security=SecuritySettings(secagg=False),
     )

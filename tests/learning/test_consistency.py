@@ -8,7 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedsecure.config import ConsistencySettings, DataSettings, FinetuneSettings, Member, ModelSettings, Study
+from fedsecure.config import (
+    ConsistencySettings,
+    DataSettings,
+    FinetuneSettings,
+    Member,
+    ModelSettings,
+    SecuritySettings,
+    Study,
+)
 from fedsecure.errors import SettingsError
 from fedsecure.learning import consistency, finetune
 from fedsecure.learning.consistency import IGNORED, Consistency, dropped, mixed, ramped, unlabelled_loss
@@ -33,6 +41,7 @@ def _study(steps: int = 6, rounds: int = 2, **settings: object) -> Study:
         finetune=FinetuneSettings(
             labelled=(1,), steps=steps, rounds=rounds, consistency=ConsistencySettings(**settings)  # type: ignore[arg-type]
         ),
+        security=SecuritySettings(secagg=False),
     )  # fmt: skip
 
 

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from fedsecure.config import DataSettings, FinetuneSettings, Member, ModelSettings, PretrainSettings, Study
+from fedsecure.config import (
+    DataSettings,
+    FinetuneSettings,
+    Member,
+    ModelSettings,
+    PretrainSettings,
+    SecuritySettings,
+    Study,
+)
 from fedsecure.learning import dispatch, finetune, pretrain
 from fedsecure.learning.job import Job
 from fedsecure.learning.parts import encoder_of
@@ -34,6 +42,7 @@ def _subject(number: int) -> Subject:
 COHORT = Cohort((_subject(0), _subject(1)), (_subject(2),))
 STUDY = Study(
     sites=(Member(name="a", weight=2),),
+    security=SecuritySettings(secagg=False),
     threads=1,
     neighbours=3,
     data=DataSettings(structures=("bright",), size=32),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from monai.metrics import DiceHelper
 
-from fedsecure.config import DataSettings, FinetuneSettings, Member, Study
+from fedsecure.config import DataSettings, FinetuneSettings, Member, SecuritySettings, Study
 from fedsecure.learning.evaluate import CHUNK, dice, mean_of_counted, predict, score
 from fedsecure.learning.job import Job
 from fedsecure.progress import Measured, Progress, Scored, ignore
@@ -65,6 +65,7 @@ def _volume(prediction: np.ndarray, label: np.ndarray | None) -> Volume:
 def _job(*, release: bool = False) -> Job:
     study = Study(
         sites=(Member(name="a", weight=1),),
+        security=SecuritySettings(secagg=False),
         release_metrics=release,
         data=DataSettings(structures=NAMES),
         finetune=FinetuneSettings(modes=("local",), labelled=(1,)),

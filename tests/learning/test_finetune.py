@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from fedsecure.config import DataSettings, FinetuneSettings, Member, ModelSettings, Study
+from fedsecure.config import (
+    DataSettings,
+    DenseSettings,
+    FinetuneSettings,
+    Member,
+    ModelSettings,
+    SecuritySettings,
+    Study,
+)
 from fedsecure.errors import SettingsError
 from fedsecure.learning import finetune
 from fedsecure.learning.job import Job, JobResult
@@ -39,6 +47,7 @@ def _study(steps: int = 60, rounds: int = 3, seed: int = 0) -> Study:
         data=DataSettings(structures=("disc", "ring"), size=32),
         model=ModelSettings(filters=4),
         finetune=FinetuneSettings(labelled=(1, 2), steps=steps, rounds=rounds),
+        security=SecuritySettings(secagg=False),
     )
 
 
@@ -169,6 +178,26 @@ def test_all_steps_of_the_cycle_are_done_once_over_the_rounds(monkeypatch: pytes
     for round_ in range(3):
         finetune.train_round(_job(study, StageKind.FEDERATED, round_), COHORT, "cpu", ignore)
     assert done == list(range(11))
+
+
+@pytest.mark.parametrize("dense", [0.0, 1.0], ids=["encoder", "encoder and decoder"])
+def test_what_was_pre_trained_moves_at_its_share_of_the_rate_and_nothing_else_does(dense: float) -> None:
+    """AdamW's first step is as long as the rate, whatever the gradient: of one step each, lengths compare."""
+    study = _study(steps=1, rounds=1)
+    settings = study.finetune.model_copy(update={"pretrained_rate": 0.25, "weight_decay": 0.0})
+    pretrain = study.pretrain.model_copy(update={"dense": DenseSettings(weight=dense)})
+    study = study.model_copy(update={"finetune": settings, "pretrain": pretrain})
+    model = finetune.initial(study, Init.RANDOM, None)
+    moved = {}
+    for init in Init:
+        stage = _stage(study, StageKind.FEDERATED, init=init)
+        job = replace(_job(study, StageKind.FEDERATED, 0, model), stage_index=stage)
+        moved[init] = _weights(finetune.train_round(job, COHORT, "cpu", ignore))
+    for name in model:
+        slow = name.startswith("encoder.") or (dense and name.startswith("decoder.levels."))
+        longest = {init: float(np.abs(arrays[name]).max()) for init, arrays in moved.items()}
+        assert longest[Init.PRETRAINED] == pytest.approx((0.25 if slow else 1) * longest[Init.RANDOM], rel=1e-2), name
+    assert max(float(np.abs(array).max()) for array in moved[Init.RANDOM].values()) > 1e-4
 
 
 def test_both_inits_and_modes_train_on_the_same_patients() -> None:

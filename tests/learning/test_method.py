@@ -21,7 +21,7 @@ from fedsecure.learning.parts import encoder_of
 from fedsecure.learning.pretrain import METHODS, evaluate, initial, probe_model, train_round
 from fedsecure.learning.slices import Batch, SliceIndex
 from fedsecure.learning.target import copied
-from fedsecure.learning.transforms import VIEW, Strength, located_views
+from fedsecure.learning.transforms import VIEW, VIEWS, Strength, located_views
 from fedsecure.plan import has_target
 from fedsecure.progress import Measured, Progress, Step, ignore
 from fedsecure.types import Bank, Cohort, Flow, State, Subject, Tensors, schema_of
@@ -131,10 +131,12 @@ def test_gradients_reach_what_is_trained_and_nothing_else(framework: str, toy_st
     assert not any(value.requires_grad or value.grad is not None for value in beside)
 
 
+@pytest.mark.parametrize("strength", VIEWS)
 def test_all_methods_see_the_same_batches_and_the_same_first_views(
-    toy_study: Studies, cohort: Cohort, monkeypatch: pytest.MonkeyPatch
+    strength: str, toy_study: Studies, cohort: Cohort, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jobs = [(toy_study(framework), _opened(toy_study(framework))) for framework in FRAMEWORKS]
+    studies = [toy_study(framework, views=strength) for framework in FRAMEWORKS]
+    jobs = [(study, _opened(study)) for study in studies]
     seen: dict[str, list[bytes]] = {}
 
     class Pretender:
@@ -153,8 +155,9 @@ def test_all_methods_see_the_same_batches_and_the_same_first_views(
 
     views: list[bytes] = []
 
-    def watched(images: torch.Tensor, generator: torch.Generator, strength: Strength = VIEW) -> tuple[Any, Any]:
-        both, places = located_views(images, generator, strength)
+    def watched(images: torch.Tensor, generator: torch.Generator, changed: Strength = VIEW) -> tuple[Any, Any]:
+        assert changed is VIEWS[strength]
+        both, places = located_views(images, generator, changed)
         views.append(both.numpy().tobytes())
         return both, places
 

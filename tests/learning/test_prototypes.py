@@ -102,7 +102,8 @@ def test_the_readers_prototypes_are_directions_with_their_partition_and_nobodys_
 def test_shape_and_divisors_come_from_the_study_alone() -> None:
     study: Study = parse_study(
         {"sites": [{"name": "a", "weight": 3}, {"name": "b", "weight": 4}],
-         "model": {"features": 8}, "pretrain": {"partitions": 5, "prototypes_per_partition": 3}}
+         "model": {"features": 8}, "pretrain": {"partitions": 5, "prototypes_per_partition": 3},
+         "security": {"secagg": False}}
     )  # fmt: skip
     assert cells(study.pretrain) == 15
     (spec,) = schema(study)

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsecure.learning.sparse import Places, compress, given_back, moved, places_of, renewed
-from fedsecure.types import FloatArray
+from fedsecure.config import Member, SparseSettings, Study
+from fedsecure.learning.sparse import VALUES, Places, compress, flat, part_of, places_of, renewed, sent_schema
+from fedsecure.types import FloatArray, Tensors, schema_of
 
 SIZES = st.integers(1, 60).flatmap(lambda size: st.tuples(st.just(size), st.integers(1, size)))
 SEEDS = st.integers(0, 2**63 - 1)
@@ -48,7 +49,7 @@ def test_each_value_is_sent_or_kept_bit_for_bit(shape: tuple[int, int], seed: in
     places = places_of(seed, 0, 0, size, period)
     update, memory = _vector(size, seed), _vector(size, seed + 1)
     sent, kept = compress(update, memory, places)
-    assert given_back(kept, sent, places).tobytes() == (memory + update).tobytes()
+    assert sent.tobytes() == (memory + update)[places].tobytes()
     assert not kept[places].any()
     rest = np.setdiff1d(np.arange(size), places)
     assert kept[rest].tobytes() == (memory + update)[rest].tobytes()
@@ -79,29 +80,53 @@ def test_after_a_period_of_silence_the_model_has_all_that_was_carried(
             update = updates[site] if round_ == 0 else np.zeros(size, np.float32)
             values, memories[site] = compress(update, memories[site], places)
             sent.append(values)
-        model = moved(model, np.sum(sent, axis=0) / np.float32(sites), places)
+        model = model.copy()
+        model[places] += np.sum(sent, axis=0) / np.float32(sites)
     assert not any(memory.any() for memory in memories)
     assert (model == start + np.sum(updates, axis=0) / sites).all()
 
 
-@given(SIZES, SEEDS)
-def test_the_download_needs_the_rounds_coordinates_alone(shape: tuple[int, int], seed: int) -> None:
-    size, period = shape
-    places = places_of(seed, 0, 3, size, period)
-    model, mean = _vector(size, seed), _vector(len(places), seed + 1)
-    after = moved(model, mean, places)
-    assert renewed(model, after[places], places).tobytes() == after.tobytes()
+def _model(seed: int) -> Tensors:
+    """Names out of order, as a network has them."""
+    return {"b": _vector(6, seed).reshape(2, 3), "a": _vector(5, seed + 1), "c": _vector(1, seed + 2)}
+
+
+@given(st.integers(1, 12), SEEDS)
+def test_a_model_with_its_own_values_put_in_is_itself_and_only_they_are_put_in(period: int, seed: int) -> None:
+    model, other = _model(seed), _model(seed + 3)
+    where = places_of(seed, 0, 3, 12, period)
+    same = renewed(model, part_of(model, where)[VALUES], where)
+    assert list(same) == ["a", "b", "c"]
+    assert {name: same[name].tobytes() for name in model} == {name: model[name].tobytes() for name in model}
+    mixed = flat(renewed(model, part_of(other, where)[VALUES], where))
+    rest = np.setdiff1d(np.arange(12), where)
+    assert mixed[where].tobytes() == flat(other)[where].tobytes()
+    assert mixed[rest].tobytes() == flat(model)[rest].tobytes()
+
+
+@pytest.mark.parametrize("values", [np.zeros(3, np.float32), np.full(6, np.nan, np.float32)], ids=["fewer", "NaN"])
+def test_values_that_do_not_fit_are_refused(values: FloatArray) -> None:
+    with pytest.raises(ValueError, match=r"shape mismatch|not finite"):
+        renewed(_model(0), values, places_of(0, 0, 0, 12, 2))
+
+
+def test_what_leaves_is_the_rounds_coordinates_or_with_a_period_of_one_the_model() -> None:
+    sites = (Member(name="a", weight=1), Member(name="b", weight=1))
+    model = schema_of(_model(0))
+    assert sent_schema(Study(sites=sites), 0, 0, model) is model
+    study = Study(sites=sites, sparse=SparseSettings(period=5))
+    sent = [spec for round_ in range(5) for spec in sent_schema(study, 0, round_, model)]
+    assert sorted(spec.size for spec in sent) == [2, 2, 2, 3, 3]
+    assert {spec.name for spec in sent} == {VALUES}
 
 
 def test_nothing_given_is_changed() -> None:
-    update, memory, model = (_vector(6, seed) for seed in range(3))
-    before = [array.tobytes() for array in (update, memory, model)]
+    update, memory, model = _vector(6, 0), _vector(6, 1), _model(2)
+    before = [array.tobytes() for array in (update, memory, *model.values())]
     places: Places = np.array([0, 5])
     compress(update, memory, places)
-    given_back(memory, update[:2], places)
-    moved(model, update[:2], places)
     renewed(model, update[:2], places)
-    assert [array.tobytes() for array in (update, memory, model)] == before
+    assert [array.tobytes() for array in (update, memory, *model.values())] == before
 
 
 def test_with_a_period_of_one_everything_is_sent() -> None:

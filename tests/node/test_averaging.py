@@ -19,7 +19,7 @@ from fedsecure.types import Flow, Tensors
 def study(**pretrain: object) -> Study:
     members = [{"name": name, "weight": weight} for name, weight in (("a", 1), ("b", 3))]
     settings = {"rounds": 3, "local_steps": 1, "momentum": 0.5, "distance": "r2", **pretrain}
-    return parse_study({"framework": "fclopt", "sites": members, "pretrain": settings})
+    return parse_study({"framework": "fclopt", "sites": members, "pretrain": settings, "security": {"secagg": False}})
 
 
 START: Tensors = {"encoder.a": np.array([1, 2], np.float32), "predictor.a": np.array([5], np.float32)}

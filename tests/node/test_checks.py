@@ -14,7 +14,8 @@ from sim.world import World, build, site_folder
 
 def test_categories_are_of_every_label_value_that_a_cohort_has(tmp_path: Path) -> None:
     world = World(source=None, sites=1, scheme="random", phantom_patients=3, phantom_size=48)
-    study = build(world, parse_study({"data": {"size": 32}}), tmp_path / "run", tmp_path / "cache", lambda _: None)
+    alone = parse_study({"data": {"size": 32}, "security": {"secagg": False}})
+    study = build(world, alone, tmp_path / "run", tmp_path / "cache", lambda _: None)
     folder = site_folder(tmp_path / "run", "site-1")
     site = load(Site, (folder / "site.json").read_bytes())
     cohort = load_cohort(folder, study, site)

@@ -29,7 +29,7 @@ from keys.roster import Roster
 from protocols.errors import BadSignature, CannotDecrypt, Malformed, ProtocolError, WrongRecipient
 
 SITES = ("east", "north", "south")
-STUDY = parse_study({"sites": [{"name": name, "weight": 3} for name in SITES]})
+STUDY = parse_study({"sites": [{"name": name, "weight": 3} for name in SITES], "security": {"secagg": False}})
 VERSIONS = {"fedsecure": "0.1.0", "torch": "2.13.0+cpu"}
 MR = {Category.LABELS: "[null, [0, 1]]", Category.MODALITY: "MR", Category.SPACING: "2 3"}
 IDENTITIES = {name: Identity.generate() for name in ("hub", *SITES)}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsecure.config import Study, parse_study
+from fedsecure.config import SparseSettings, Study, parse_study
 from fedsecure.node.coordinator import step
 from fedsecure.node.coordinator_end import LINGER_S
 from fedsecure.node.coordinator_state import CoordinatorState, Phase, begin
@@ -62,6 +62,7 @@ def study(**settings: Any) -> Study:
             "pretrain": {"rounds": 2},
             "finetune": {"labelled": [1], "modes": ["federated"], "rounds": 1},
             "baseline": False,
+            "security": {"secagg": False},
             **settings,
         }
     )
@@ -119,6 +120,18 @@ def opened(of: Study = STUDY) -> CoordinatorState:
 def round_of(site: str, stage: int, round_: int) -> list[FrameIn]:
     sent = [weights(site, stage, round_), done(site, stage, round_)]
     return [sent[0], features(site, stage, round_), sent[1]] if (stage, round_) == (0, 0) else sent
+
+
+def test_where_updates_are_sparse_who_has_done_a_round_holds_its_model_and_who_asks_again_may_not() -> None:
+    sparse = STUDY.model_copy(update={"sparse": SparseSettings(period=2), "minimum_sites": 1, "round_deadline_s": 9.0})
+    _, effects = after(begin(sparse), Restarted(), hello("a"), hello("b"), Prepared(0, MODEL), of=sparse)
+    assert [effect.holds for effect in effects if isinstance(effect, OpenRound)] == [False, False]
+    closing = [*round_of("a", 0, 0), Tick(0.0), Tick(10.0), Aggregated(0, 0, MODEL)]
+    state, effects = after(opened(sparse), *closing, of=sparse)
+    found = [(effect.site, effect.holds) for effect in effects if isinstance(effect, OpenRound)]
+    assert found == [("a", True), ("b", False)]
+    _, effects = after(state, Tick(100.0), hello("a"), of=sparse)
+    assert [(effect.site, effect.holds) for effect in effects if isinstance(effect, OpenRound)] == [("a", False)]
 
 
 def test_a_whole_study() -> None:
@@ -378,7 +391,7 @@ def test_prototypes_of_another_model_are_refused() -> None:
 
 
 def test_a_single_site_owes_no_features() -> None:
-    alone = parse_study({"sites": [{"name": "a", "weight": 1}], "pretrain": {"rounds": 1}})
+    alone = study(sites=[{"name": "a", "weight": 1}], pretrain={"rounds": 1})
     state, _ = after(begin(alone), hello("a"), Prepared(0, MODEL), of=alone)
     _, effects = after(state, weights("a", 0, 0), done("a", 0, 0), of=alone)
     assert effects[-1] == Aggregate(0, 0, ("a",))
@@ -420,4 +433,4 @@ def test_in_any_history_a_round_is_averaged_only_over_sites_that_sent_what_they_
 def test_a_closed_study_stays_closed(history: list[Event]) -> None:
     state, effects = after(finished_study(), *history)
     assert state.phase is Phase.CLOSED
-    assert all(isinstance(effect, CloseStudy | Stop) for effect in effects)
+    assert all(isinstance(effect, CloseStudy | Stop | Refuse) for effect in effects)

@@ -51,6 +51,7 @@ def study(distance: str = "r2", **settings: Any) -> Study:
         "framework": "fclopt",
         "sites": [{"name": name, "weight": 2} for name in SITES],
         "pretrain": {"rounds": 6, "distance": distance, "threshold": 0.1, "refresh": 4},
+        "security": {"secagg": False},
     }
     return parse_study({**raw, **settings})
 

@@ -20,7 +20,8 @@ from fedsecure.node.store import Store
 from keys.identity import Identity
 from keys.roster import Roster
 
-STUDY = parse_study({"sites": [{"name": "north", "weight": 3}]})
+ALONE = {"sites": [{"name": "north", "weight": 3}], "security": {"secagg": False}}
+STUDY = parse_study(ALONE)
 
 
 class Node:
@@ -141,7 +142,7 @@ def test_a_restart_is_no_return_to_an_older_copy(world: World) -> None:
 
 
 def test_another_study_stops_the_site_and_says_what_differs(world: World) -> None:
-    other = parse_study({"sites": [{"name": "north", "weight": 3}], "pretrain": {"rounds": 99}})
+    other = parse_study({**ALONE, "pretrain": {"rounds": 99}})
     north, hub = world.start("north", other), world.start("hub")
     north.it.tick(0.0)
     talk(north, hub)

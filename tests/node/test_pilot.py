@@ -17,7 +17,8 @@ from keys import amend, keystore
 from keys.edition import Reason
 from sim.ceremony import enrol
 
-SITES = 'sites = [{name = "north", weight = 2}]\n'
+OFF = "[security]\nsecagg = false\n"
+SITES = f'sites = [{{name = "north", weight = 2}}]\n{OFF}'
 ENCODER = b"weights"
 
 
@@ -74,7 +75,8 @@ def test_a_study_that_starts_from_an_encoder_is_given_that_one(hub: Path) -> Non
 
 
 def test_a_study_that_has_begun_goes_on_without_a_site_that_was_revoked(tmp_path: Path) -> None:
-    text = "sites = [" + ", ".join(f'{{name = "{name}", weight = 2}}' for name in ("north", "south", "east")) + "]\n"
+    members = ", ".join(f'{{name = "{name}", weight = 2}}' for name in ("north", "south", "east"))
+    text = f"sites = [{members}]\n{OFF}"
     folders = {name: tmp_path / name for name in ("hub", "north", "south", "east")}
     for folder in folders.values():
         folder.mkdir()

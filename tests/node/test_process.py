@@ -7,14 +7,14 @@ import sys
 import time
 from pathlib import Path
 
-from fedsecure.config import Member, Run, Site, Study
+from fedsecure.config import Member, Run, SecuritySettings, Site, Study
 from fedsecure.node.wiring import lay_out
 from sim.ceremony import enrol
 
 
 def test_a_node_without_an_accepted_roster_says_so_in_one_line_that_names_no_path(tmp_path: Path) -> None:
     folder = tmp_path / "st-marys-ward-7"
-    study = Study(sites=(Member(name="north", weight=1),))
+    study = Study(sites=(Member(name="north", weight=1),), security=SecuritySettings(secagg=False))
     lay_out(folder, study, Run(), Site(name="north", source="folder:x", coordinator="tcp://127.0.0.1:1"))
     node = subprocess.run(
         [sys.executable, "-m", "fedsecure.node", "site", str(folder)], capture_output=True, text=True, check=False
@@ -27,7 +27,7 @@ def test_a_node_without_an_accepted_roster_says_so_in_one_line_that_names_no_pat
 
 def test_a_running_node_ends_with_its_roster(tmp_path: Path) -> None:
     folders = {name: tmp_path / name for name in ("coordinator", "north")}
-    study = Study(sites=(Member(name="north", weight=1),))
+    study = Study(sites=(Member(name="north", weight=1),), security=SecuritySettings(secagg=False))
     for folder in folders.values():
         lay_out(folder, study, Run())
     enrol(folders, "coordinator")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fedsecure.config import Member, Run, Site, Study
+from fedsecure.config import Member, Run, SecuritySettings, Site, Study
 from fedsecure.node import membership
 from fedsecure.node.membership import IDENTITY, accept, load_trust, open_own, update_trust
 from fedsecure.node.roster_watch import LOOK_S, RosterWatch
@@ -29,6 +29,7 @@ from protocols.transport.memory import MemoryHub
 from sim.ceremony import enrol
 
 NAMES = ("hub", "north", "south", "east")
+THREE = Study(sites=tuple(Member(name=name, weight=1) for name in NAMES[1:]), security=SecuritySettings(secagg=False))
 
 
 @pytest.fixture
@@ -112,7 +113,7 @@ def test_other_keys_for_the_node_itself_end_it(folders: dict[str, Path]) -> None
 
 @pytest.fixture
 def shells(folders: dict[str, Path]) -> Iterator[dict[str, Shell]]:
-    study = Study(sites=tuple(Member(name=name, weight=1) for name in NAMES[1:]))
+    study = THREE
     hub = MemoryHub(frame_limit(study))
     made: dict[str, Shell] = {}
     for name, folder in folders.items():
@@ -151,7 +152,7 @@ def test_who_was_revoked_while_the_coordinator_was_down_is_not_waited_for(
 ) -> None:
     shells.pop("hub").close()
     accept(folders["hub"], without(folders, "south"))
-    study = Study(sites=tuple(Member(name=name, weight=1) for name in NAMES[1:]))
+    study = THREE
     hub = MemoryHub(frame_limit(study))
     folder = folders["hub"]
     parts = inline_trainer(folder, lambda _: None), lambda _: None
@@ -164,7 +165,7 @@ def test_who_was_revoked_while_the_coordinator_was_down_is_not_waited_for(
 
 def test_a_running_node_whose_roster_ends_says_so_in_log_and_status(folders: dict[str, Path]) -> None:
     south, stream = folders["south"], io.StringIO()
-    study = Study(sites=tuple(Member(name=name, weight=1) for name in NAMES[1:]))
+    study = THREE
     lay_out(south, study, Run(), Site(name="south", source="folder:x", coordinator="tcp://127.0.0.1:1"))
     (south / "trust").rename(south / "aside")
     threading.Timer(1.0, (south / "trust").write_bytes, [b"nonsense"]).start()

@@ -28,7 +28,7 @@ def online(value: float) -> Tensors:
 def opening(round_: int, model: Tensors, announces: bool = True) -> RoundOpen:
     raw = pack_model(model)
     target = (TargetRef(bytes(32), False, False),) if announces else ()
-    return RoundOpen(0, round_, model_digest(raw), (), target, b"", raw)
+    return RoundOpen(0, round_, model_digest(raw), (), target, b"", b"", raw)
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ STUDY = parse_study(
         "model": {"filters": 4, "hidden": 16, "features": 8},
         "data": {"size": 32},
         "pretrain": {"rounds": 1, "local_steps": 1},
+        "security": {"secagg": False},
     }
 )
 

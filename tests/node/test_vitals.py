@@ -13,14 +13,29 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fedsecure.errors import SettingsError
 from fedsecure.node.health import Health
 from fedsecure.node.log import Log
 from fedsecure.node.store import Store
-from fedsecure.node.vitals import Standing, Status, Vitals, read, running
-from fedsecure.progress import Measured, Progress, Refused, RoundEnded, RoundStarted, Scored, Sent, Step, Stopped
+from fedsecure.node.vitals import Standing, Status, SumStanding, Vitals, read, running
+from fedsecure.progress import (
+    Measured,
+    Progress,
+    Refused,
+    RoundEnded,
+    RoundStarted,
+    Scored,
+    Sent,
+    Step,
+    Stopped,
+    SumAsked,
+    SumHeard,
+    Summed,
+    SumStepEnded,
+)
 
 AT = {"stage": 0, "round": 1}
 EVENTS: list[Progress] = [
@@ -30,6 +45,11 @@ EVENTS: list[Progress] = [
     Scored(**AT, subject="planted-patient", structure="LV", dice=0.123456),
     Sent(**AT, kind="release", flow="weights", size=1000, peer="hub"),
     Refused(**AT, rule="a rule", peer="hub"),
+    SumAsked(**AT, attempt=0, step="masked-input", sites=("south", "east")),
+    SumHeard(**AT, step="masked-input", site="south"),
+    SumStepEnded(**AT, attempt=0, step="masked-input", asked=2, late=("east",), seconds=9.0),
+    SumStepEnded(**AT, attempt=0, step="unmask-shares", asked=1, late=(), seconds=0.1),
+    Summed(**AT, flows=("weights",), sites=2, survivors=("south",), agreed=1, attempts=1, seconds=9.5),
     RoundEnded(**AT, seconds=1.23, sites=1),
     Stopped(**AT, reason="failed"),
 ]
@@ -37,6 +57,10 @@ STANDING = Standing(
     node="north", role="site", study="pilot", digest="ab" * 32, phase="training", stage=0, stage_name="pre-training",
     round=1, rounds=2, sites={"north": "training"},
 )  # fmt: skip
+SUMMING = msgspec.structs.replace(
+    STANDING,
+    sum=SumStanding(step="share-keys", number=2, steps=6, attempt=1, awaited=("south", "east")),
+)
 
 
 def test_the_log_is_json_lines_with_levels_and_without_what_was_measured() -> None:
@@ -46,9 +70,11 @@ def test_the_log_is_json_lines_with_levels_and_without_what_was_measured() -> No
         log.observe(event)
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [(line["event"], line["level"]) for line in lines] == [
-        ("round-started", "info"), ("refused", "warning"), ("round-ended", "info"), ("stopped", "error"),
+        ("round-started", "info"), ("refused", "warning"), ("late-in-sum", "warning"), ("summed", "info"),
+        ("round-ended", "info"), ("stopped", "error"),
     ]  # fmt: skip
     assert {line["node"] for line in lines} == {"north"}
+    assert (lines[2]["step"], lines[2]["late"], lines[3]["survivors"]) == ("masked-input", "east", 1)
     for private in ("planted", "0.123456", "LV"):
         assert private not in stream.getvalue()
 
@@ -58,7 +84,7 @@ def test_under_journald_each_line_has_its_priority_in_front() -> None:
     log = Log("north", stream, journald=True)
     for event in EVENTS:
         log.observe(event)
-    assert [line[:3] for line in stream.getvalue().splitlines()] == ["<6>", "<4>", "<6>", "<3>"]
+    assert [line[:3] for line in stream.getvalue().splitlines()] == ["<6>", "<4>", "<4>", "<6>", "<6>", "<3>"]
 
 
 def test_status_counts_over_restarts(tmp_path: Path) -> None:
@@ -123,6 +149,10 @@ def test_health_says_whether_the_loop_turns_and_names_nobody(tmp_path: Path, ser
     assert (code, json.loads(text)) == (200, {"alive": True, "phase": "training", "stage": 0, "round": 1})
     code, metrics = get(health.port, "/metrics")
     assert "fedsecure_sent_bytes 7\n" in metrics
+    assert "fedsecure_sum_awaited 0\n" in metrics
+    vitals.write(SUMMING)
+    code, metrics = get(health.port, "/metrics")
+    assert "fedsecure_sum_awaited 2\n" in metrics
     assert get(health.port, "/status.json")[0] == 404
     for private in ("north", "hub", "pilot", "ab" * 8):
         assert private not in text + metrics
@@ -131,8 +161,6 @@ def test_health_says_whether_the_loop_turns_and_names_nobody(tmp_path: Path, ser
 def test_a_loop_that_hangs_is_noticed(tmp_path: Path, serve: Callable[..., Health]) -> None:
     vitals = Vitals(tmp_path, {}, "0.1.0")
     vitals.write(STANDING)
-    import msgspec
-
     old = msgspec.structs.replace(vitals.latest, at=0.0)
     assert get(serve(lambda: old).port, "/health")[0] == 503
 

@@ -22,6 +22,7 @@ from fedsecure.plan import Init, StageKind, schedule
 from fedsecure.progress import ignore
 from fedsecure.types import Cohort, State
 
+ALONE = {"sites": [{"name": "a", "weight": 1}], "security": {"secagg": False}}
 KEPT = {"encoder.x": np.ones(2, np.float32)}
 
 
@@ -30,7 +31,7 @@ def test_only_a_site_that_pre_trained_alone_gets_its_encoder_back(
     framework: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the first round of every stage that starts from it, also after a stage in between; and nowhere else."""
-    study = parse_study({"sites": [{"name": "a", "weight": 1}], "framework": framework, "finetune": {"rounds": 2}})
+    study = parse_study({**ALONE, "framework": framework, "finetune": {"rounds": 2}})
     lay_out(tmp_path, study, Run(), Site(name="a", source="folder:/nowhere"))
     (tmp_path / "incoming").mkdir(exist_ok=True)
     (tmp_path / MODEL).write_bytes(pack_model(KEPT))
@@ -59,6 +60,7 @@ def exchanging(form: str) -> Study:
             "sites": [{"name": "a", "weight": 1}, {"name": "b", "weight": 3}],
             "model": {"features": 8},
             "pretrain": {"exchange": form, "partitions": 2, "prototypes_per_partition": 1},
+            "security": {"secagg": False},
         }
     )
 
@@ -96,7 +98,7 @@ def test_a_start_from_elsewhere_is_used_only_if_it_is_the_one_that_the_study_nam
     tiny = {"model": {"filters": 4, "hidden": 16, "features": 8}, "data": {"size": 32}}
     raw = pack_model(encoder_of(initial(parse_study(tiny))))
     named = {**tiny, "start": "encoder", "encoder": hashlib.sha256(raw).hexdigest(), "baseline": False}
-    lay_out(tmp_path, parse_study({**named, "sites": [{"name": "a", "weight": 1}]}), Run())
+    lay_out(tmp_path, parse_study({**named, **ALONE}), Run())
     path = tmp_path / ENCODER
     path.parent.mkdir()
     for wrong in (None, b"", raw[:-1], raw + b"x"):

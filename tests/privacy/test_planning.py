@@ -5,14 +5,23 @@ import math
 import numpy as np
 import pytest
 
-from fedsecure.config import FinetuneSettings, Member, PretrainSettings, PrivacySettings, Study, parse_study
+from fedsecure.config import (
+    FinetuneSettings,
+    Member,
+    PretrainSettings,
+    PrivacySettings,
+    SecuritySettings,
+    SparseSettings,
+    Study,
+    parse_study,
+)
 from fedsecure.errors import SettingsError
 from fedsecure.plan import require_no_noise
 from fedsecure.privacy.accountant import spent
 from fedsecure.privacy.events import DiscreteGaussian
 from fedsecure.privacy.planning import budget, events_of, rounded_bound, survivors
 from fedsecure.privacy.quantize import Grid, draw_key, integer_norm
-from fedsecure.privacy.rotate import rotate_clipped, rotated_length
+from fedsecure.privacy.rotate import rotate_clipped
 
 
 def study(sites: int = 10, framework: str = "fclopt", weight: int = 20, **privacy: object) -> Study:
@@ -23,6 +32,7 @@ def study(sites: int = 10, framework: str = "fclopt", weight: int = 20, **privac
         finetune=FinetuneSettings(modes=("local",)),
         pretrain=PretrainSettings(exchange="none"),
         privacy=PrivacySettings(**asked),
+        security=SecuritySettings(secagg=False),
     )
 
 
@@ -69,6 +79,12 @@ def summed(pretrain: dict[str, object] | None = None, framework: str = "fcl", **
     }  # fmt: skip
     asked = study(framework=framework, contribution="patient-sum", **privacy)
     return asked.model_copy(update={"pretrain": PretrainSettings(**settings | (pretrain or {}))})  # type: ignore[arg-type]
+
+
+def test_what_a_site_keeps_for_later_rounds_is_no_sum_over_patients_of_this_one() -> None:
+    sparse = summed().model_copy(update={"sparse": SparseSettings(period=2)})
+    with pytest.raises(SettingsError, match=r"sparse\.period = 1"):
+        events_of(sparse, 3.0)
 
 
 def test_sampled_patients_cost_less() -> None:
@@ -160,7 +176,6 @@ def test_the_grid_that_is_named_is_fine_enough() -> None:
 def test_what_is_charged_is_the_norm_after_rounding() -> None:
     """Rounding adds up to half a unit a coordinate, root mean square: at d = 500,000 far more than one unit."""
     asked = study(parameters=500_000)
-    length = rotated_length(500_000)
     drawn = np.random.default_rng(7).standard_normal(500_000)
     vector, factor = rotate_clipped(np.asarray(10 * drawn, np.float32), bytes(32), 1024.0)
     grid = Grid(32, 1.0, 1024.0, 2**31 - 1)
@@ -171,7 +186,7 @@ def test_what_is_charged_is_the_norm_after_rounding() -> None:
     event = events_of(asked, 5.0)[0]
     assert isinstance(event, DiscreteGaussian)
     assert event.sensitivity == 2 * rounded_bound(asked)
-    assert event.dimension == length
+    assert event.dimension == 500_000
 
 
 def test_releases_without_noise_are_named() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from fedsecure.config import Framework, Member, Study
+from fedsecure.config import Framework, Member, SecuritySettings, Study
 from fedsecure.plan import Init, StageKind, schedule
 from fedsecure.report.results import (
     SIMULATED,
@@ -31,8 +31,9 @@ Make = Callable[..., Results]
 
 def make_study(framework: Framework, seed: int, sites: tuple[str, ...]) -> Study:
     return Study(
-        name="cardiac-demo", framework=framework, seed=seed, sites=tuple(Member(name=name, weight=7) for name in sites)
-    )
+        name="cardiac-demo", framework=framework, seed=seed, sites=tuple(Member(name=name, weight=7) for name in sites),
+        security=SecuritySettings(secagg=False),  # as the frames below: weights in the clear
+    )  # fmt: skip
 
 
 def make_results(framework: Framework = "fcl", seed: int = 0, sites: tuple[str, ...] = SITES) -> Results:

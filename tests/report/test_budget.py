@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fedsecure.audit.log import Entry
-from fedsecure.config import FinetuneSettings, Member, PretrainSettings, PrivacySettings, Study, dump
+from fedsecure.config import FinetuneSettings, Member, PretrainSettings, PrivacySettings, SecuritySettings, Study, dump
 from fedsecure.egress import NON_PRIVATE, REPEAT, SentRow
 from fedsecure.errors import SettingsError
 from fedsecure.node.store import Store
@@ -32,6 +32,7 @@ def study(**privacy: object) -> Study:
         pretrain=PretrainSettings(exchange="none"),
         finetune=FinetuneSettings(modes=("local",)),
         privacy=PrivacySettings(**privacy),
+        security=SecuritySettings(secagg=False),
     )
 
 

@@ -34,6 +34,7 @@ def test_the_traffic_model_by_hand(exchange, up, down):
         "sites": [{"name": name, "weight": 1} for name in "abc"],
         "model": {"features": 8},
         "pretrain": {**settings, "exchange": exchange},
+        "security": {"secagg": False},
     }
     assert modelled(parse_study(raw), SCHEMA) == (up, down)
     alone = parse_study({**raw, "sites": raw["sites"][:1]})

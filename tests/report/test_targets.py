@@ -5,11 +5,12 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from fedsecure.config import PretrainSettings
+from fedsecure.config import Study, parse_study
 from fedsecure.report.html import write_report
 from fedsecure.report.results import ModelledRow, TargetRow, load, merge, save
+from fedsecure.report.sum_bytes import sum_bytes
 from fedsecure.report.targets import modelled, target_block
-from fedsecure.types import TensorSpec
+from fedsecure.types import Flow, TensorSpec
 
 # E = 70 + 30, P = 20; what a naive model also holds counts through E
 SCHEMA = (
@@ -18,6 +19,12 @@ SCHEMA = (
     TensorSpec("predictor.a", (20,)),
     TensorSpec("target.encoder.a", (7, 10)),
 )
+
+
+def study(secagg: bool = False, **settings: object) -> Study:
+    sites = [{"name": name, "weight": 3} for name in "abcde"]
+    pretrain = {"rounds": 10, **settings}
+    return parse_study({"sites": sites, "framework": "fclopt", "pretrain": pretrain, "security": {"secagg": secagg}})
 
 
 @pytest.mark.parametrize(
@@ -31,12 +38,35 @@ SCHEMA = (
     ],
 )
 def test_the_traffic_model_by_hand(settings, asked, corrected, up, down):
-    assert modelled(PretrainSettings(rounds=10, **settings), SCHEMA, asked, corrected) == (4 * up, 4 * down)
+    assert modelled(study(**settings), SCHEMA, asked, corrected) == (4 * up, 4 * down)
+
+
+@pytest.mark.parametrize(
+    ("settings", "asked", "values", "sums"),
+    [
+        ({"target": "naive", "distance": "none"}, 0, 10 * 220, 10),
+        ({"distance": "r1"}, 4, 10 * 120 + 4 * 100, 10),  # with the weights, in one vector
+        ({"distance": "r2"}, 4, 10 * 120 + 4 * 100, 14),  # afterwards, in a sum of their own
+    ],
+)
+def test_with_secure_sums_a_value_has_the_rings_bits_and_each_sum_its_keys_and_shares(settings, asked, values, sums):
+    """What is not the vector is measured on a vector of one value, and does not grow with it."""
+    twice = (*SCHEMA, TensorSpec("target.projector.a", (30,)))  # a naive model holds the target, too
+    schema = twice if settings["distance"] == "none" else SCHEMA[:3]
+    secure = study(secagg=True, **settings)
+    up, down = modelled(secure, schema, asked, 1)
+    clear = modelled(study(**settings), schema, 0, 1)
+    one = sum_bytes(secure, (Flow.WEIGHTS,), (TensorSpec("encoder.a", (1,)),))
+    scores = 4 * 9 if settings["distance"] == "r2" else 0
+    about = sums * (one.up + one.vector - 3)
+    assert up == pytest.approx(3 * values + scores + about, rel=0.01)
+    assert 0.02 * up < 3 * values < about  # so that the line above looks at both
+    assert down == pytest.approx(clear[1] + sums * one.down, rel=0.01)
 
 
 def test_a_decoder_that_no_target_follows_counts_like_the_predictor():
     dense = (*SCHEMA[:3], TensorSpec("decoder.levels.a", (25, 2)), TensorSpec("pixels.a", (5,)))
-    assert modelled(PretrainSettings(rounds=10), dense, 4, 1) == (4 * (10 * 175 + 4 * 100), 4 * (11 * 175 + 100))
+    assert modelled(study(), dense, 4, 1) == (4 * (10 * 175 + 4 * 100), 4 * (11 * 175 + 100))
 
 
 def row(round_: int, distance: float | None, corrected: bool = False, seed: int = 0) -> TargetRow:

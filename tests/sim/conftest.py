@@ -16,6 +16,7 @@ TINY: dict[str, Any] = {
     "data": {"size": 32},
     "pretrain": {"rounds": 2, "local_steps": 2, "batch": 8, "bank": 32, "negatives": 16},
     "finetune": {"labelled": [1], "steps": 4, "rounds": 2, "batch": 2},
+    "security": {"secagg": False},  # two sites
 }
 WORLD = World(source=None, sites=2, scheme="random", phantom_patients=3, phantom_size=48)
 

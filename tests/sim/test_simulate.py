@@ -44,7 +44,7 @@ def test_a_report_that_cannot_be_drawn_stops_the_run_before_it_trains(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     run, said = tmp_path / "run", list[str]()
-    asked = open_run(run, plan(parse_study({}), ("fcl",), World(sites=2)), resume=False)
+    asked = open_run(run, plan(parse_study({}), ("fcl",), World()), resume=False)
 
     def display(_: object) -> object:
         raise AssertionError("training began")
@@ -52,6 +52,13 @@ def test_a_report_that_cannot_be_drawn_stops_the_run_before_it_trains(
     with pytest.raises(SettingsError, match="matplotlib"):
         simulate(run, asked, tmp_path / "cache", "memory", display, said.append, ["fedsecure"])  # type: ignore[arg-type]
     assert said == []
+
+
+def test_a_world_with_too_few_sites_for_sums_is_refused_before_there_is_a_folder() -> None:
+    for sites in range(1, 5):
+        with pytest.raises(SettingsError, match="or write secagg = false"):
+            plan(parse_study({}), ("fcl",), World(sites=sites))
+    plan(parse_study({"security": {"secagg": False}}), ("fcl",), World(sites=2))
 
 
 class _Quiet:

@@ -66,15 +66,23 @@ def message_vectors() -> list[Case]:
     add("target digest of another target", "publish", ["target-model", 0, 3, digest, bytes(12)])
     add("round before this target", "publish", ["round-open", 0, 3, digest, [], FLOATS])
     add("round before prototypes", "publish", ["round-open", 0, 3, digest, [], [], FLOATS])
-    add("round with prototypes of 13 bytes", "publish", ["round-open", 0, 3, digest, [], [], FLOATS + b"\x00", FLOATS])
-    add("round with no prototypes as nil", "publish", ["round-open", 0, 3, digest, [], [], None, FLOATS])
+    add(
+        "round with prototypes of 13 bytes",
+        "publish",
+        ["round-open", 0, 3, digest, [], [], FLOATS + b"\x00", b"", FLOATS],
+    )
+    add("round with no prototypes as nil", "publish", ["round-open", 0, 3, digest, [], [], None, b"", FLOATS])
     for name, banks in (
         ("banks out of order", [["site-b", digest], ["site-a", digest]]),
         ("one bank twice", [["site-a", digest], ["site-a", digest]]),
         ("1025 banks", [[f"s{n:04}", digest] for n in range(1025)]),
     ):
-        add(name, "publish", ["round-open", 0, 3, digest, banks, [], b"", FLOATS])
-    add("model digest of another model", "publish", ["round-open", 0, 3, digest, [], [], b"", bytes(12)])
+        add(name, "publish", ["round-open", 0, 3, digest, banks, [], b"", b"", FLOATS])
+    add("model digest of another model", "publish", ["round-open", 0, 3, digest, [], [], b"", b"", bytes(12)])
+    add("round before sparse updates", "publish", ["round-open", 0, 3, digest, [], [], b"", FLOATS])
+    add("round with values and a model", "publish", ["round-open", 0, 3, digest, [], [], b"", FLOATS, FLOATS])
+    add("round with values of 13 bytes", "publish", ["round-open", 0, 3, digest, [], [], b"", FLOATS + b"\x00", b""])
+    add("first round with values", "publish", ["round-open", 0, 0, digest, [], [], b"", FLOATS, b""])
     target = [digest, False, True]
     for name, targets in (
         ("two targets", [target, target]),
@@ -83,7 +91,7 @@ def message_vectors() -> list[Case]:
         ("target digest cut", [[digest[:31], False, True]]),
         ("target as nil", None),
     ):
-        add(name, "publish", ["round-open", 0, 3, digest, [], targets, b"", FLOATS])
+        add(name, "publish", ["round-open", 0, 3, digest, [], targets, b"", b"", FLOATS])
     add("box under another name", "publish", ["bank-relay", 0, 2, "site-b", box])
     add("box without recipients", "release", ["feature-bank", 0, 2, [sender, ciphertext, [], signature]])
     add(

@@ -12,8 +12,8 @@ from protocols.envelope import FRAME_LABEL
 from protocols.messages import BankRelay, FeatureBank, Hello, SealedBox, Wrap
 
 FROM_COORDINATOR = (
-    "study-closed", "round-open", "bank-relay", "round-open-target", "round-open-prototypes", "target-model",
-    "ask-targets", "log-heads",
+    "study-closed", "round-open", "bank-relay", "round-open-target", "round-open-prototypes",
+    "round-open-values", "target-model", "ask-targets", "log-heads",
 )  # fmt: skip
 
 

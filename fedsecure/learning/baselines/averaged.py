@@ -13,7 +13,7 @@ from fedsecure.learning.job import Job
 from fedsecure.learning.method import weights
 from fedsecure.learning.model import load_tensors
 from fedsecure.learning.slices import Batch
-from fedsecure.learning.transforms import two_views
+from fedsecure.learning.transforms import VIEWS, two_views
 from fedsecure.types import State, Update
 
 N = TypeVar("N", bound=nn.Module)
@@ -49,4 +49,5 @@ class Averaged(ABC, Generic[N]):
     def _views(self, batch: Batch) -> Tensor:
         """[2N, 1, H, W]: all slices' first views, then their second ones. Drawn before anything else in a step, so that
         the first step of every method sees the same pictures."""
-        return torch.cat(two_views(torch.from_numpy(batch.images).to(self._device), self._generator))
+        images = torch.from_numpy(batch.images).to(self._device)
+        return torch.cat(two_views(images, self._generator, VIEWS[self._settings.views]))
