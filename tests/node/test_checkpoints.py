@@ -12,7 +12,6 @@ from fedsecure.audit.log import Entry
 from fedsecure.bench.logs import HUB, LogNode, LogWorld
 from fedsecure.node.checkpoints import CONTRADICTIONS
 from fedsecure.node.membership import load_trust, save_trust
-from fedsecure.node.pace import BURST, PER_S, Pace
 from keys.edition import Member, Reason, Revoked
 from keys.identity import Identity
 from keys.roster import Roster
@@ -238,10 +237,3 @@ def test_what_a_witness_may_not_say(world: LogWorld) -> None:
     hub.checkpoints.take(A, LogWitness(1, (Vouch(B, 7, bytes(64)),)))
     hub.checkpoints.take(A, LogWitness(1, (Vouch(B, 0, bytes(64)),)))
     assert [type(error).__name__ for error in hub.faults] == ["Inconsistent", "Inconsistent", "BadSignature"]
-
-
-def test_the_pace_of_one_peer_is_bounded_and_nobody_elses() -> None:
-    pace = Pace()
-    assert sum(pace.allows(A, 0.0) for _ in range(3 * int(BURST))) == BURST
-    assert pace.allows(B, 0.0)
-    assert sum(pace.allows(A, 10.0) for _ in range(3 * int(BURST))) == 10 * PER_S

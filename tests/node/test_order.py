@@ -59,6 +59,7 @@ def study(**settings: Any) -> Study:
             "sites": [{"name": name, "weight": 2} for name in ("a", "b")],
             "pretrain": {"rounds": 4},
             "finetune": {"labelled": [1], "modes": ["local"]},
+            "security": {"secagg": False},
             **settings,
         }
     )

@@ -19,6 +19,8 @@ weight = 3
 [[sites]]
 name = "south"
 weight = 3
+[security]
+secagg = false
 [model]
 filters = 4
 hidden = 16
