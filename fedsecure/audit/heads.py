@@ -48,7 +48,11 @@ def _signed_and_in_order(nodes: dict[str, Testimony]) -> dict[bytes, _Held]:
     """By encoding. A log that begins anew does so under other keys."""
     study, rosters = next(iter(nodes.values())).closing.study, rosters_of([one.edition for one in nodes.values()])
     known: dict[bytes, _Held] = {}
-    for one in nodes.values():
+    read: list[list[Shown]] = []
+    for one in sorted(nodes.values(), key=lambda one: -len(one.heads)):
+        if any(one.heads == longer[: len(one.heads)] for longer in read):
+            continue  # the one list, as far as this member holds it
+        read.append(one.heads)
         before: dict[str, _Held] = {}
         for number, shown in enumerate(one.heads):
             member, raw = shown.signed.head.member, encode(shown.signed)
