@@ -126,8 +126,8 @@ def _run(
         if not quiet:
             typer.echo(text)
 
-    if not quiet and expanded.left_out:
-        say(f"left out: N = {', '.join(map(str, expanded.left_out))}, as the smallest site has fewer to train on")
+    for what in expanded.left_out:
+        say(f"left out: {what}")
     stopped = False
     try:
         left = run_shards(mine, sitting, say)

@@ -31,13 +31,15 @@ class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Arm(_Table, frozen=True, kw_only=True):
-    """One line of a table. `study`: where it differs from the budget's. `always`: under every seed of a budget."""
+    """One line of a table. `study`: where it differs from the budget's. `always`: under every seed of a budget.
+    `sites`: so many it takes; with fewer it is left out."""
 
     name: str
     title: str
     framework: Framework
     start: Start = "pretrain"
     always: bool = False
+    sites: _Positive = 1
     study: Settings = {}
 
 

@@ -73,12 +73,12 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Expanded:
-    """`left_out`: numbers of labelled patients of the budget that not every site has to train on."""
+    """`left_out`: what of the experiment this source cannot have, each with why."""
 
     shards: tuple[Shard, ...]
     arms: tuple[Arm, ...]
     labelled: tuple[int, ...]
-    left_out: tuple[int, ...]
+    left_out: tuple[str, ...]
     world: World  # in which Dice is measured
 
 
@@ -100,7 +100,10 @@ def expand(protocol: Protocol, asked: Asked) -> Expanded:
         tuned_world = replace(_world(budget, asked.target, replace(asked, sites=1, scheme="random")), most=None)
         tuned_base = over(_base(protocol, budget, experiment, asked, asked.target), {"finetune": {"modes": ["local"]}})
     tuned_on = asked.target or asked.data
-    tuned_base, labelled, left_out = _possible(tuned_base, budget, tuned_world, tuned_on)
+    tuned_base, labelled, too_many = _possible(tuned_base, budget, tuned_world, tuned_on)
+    missing = [f"N = {n}: the smallest site has fewer patients to train on" for n in too_many]
+    missing += [f"{arm.title}: it takes {arm.sites} sites" for arm in arms if arm.sites > world.sites]
+    arms = tuple(arm for arm in arms if arm.sites <= world.sites)
     shards: list[Shard] = []
     for number, seed in enumerate(budget.seeds):
         for arm in arms:
@@ -111,7 +114,7 @@ def expand(protocol: Protocol, asked: Asked) -> Expanded:
                     shards.append(
                         _transferred(protocol, budget, arm, seed, (base, world), (tuned_base, tuned_world), asked)
                     )
-    return Expanded(tuple(shards), arms, labelled, left_out, tuned_world)
+    return Expanded(tuple(shards), arms, labelled, tuple(missing), tuned_world)
 
 
 def chosen(shards: tuple[Shard, ...], patterns: tuple[str, ...]) -> tuple[Shard, ...]:

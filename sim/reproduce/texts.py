@@ -34,7 +34,7 @@ class Heading:
     written: str
     edition: int
     left: int
-    left_out: tuple[int, ...]
+    left_out: tuple[str, ...]
     records: Sequence[Record]
     paper: PaperTable | None
 
@@ -153,9 +153,7 @@ def _provenance(heading: Heading) -> str:
     ]
     if heading.left:
         lines.append("- **Not finished**: the protocol's table is the one with all shards.")
-    if heading.left_out:
-        missing = ", ".join(str(n) for n in heading.left_out)
-        lines.append(f"- N = {missing} left out: the smallest site has fewer patients to train on")
+    lines += [f"- left out: {what}" for what in heading.left_out]
     return "\n".join(lines)
 
 

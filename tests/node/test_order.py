@@ -70,7 +70,7 @@ ENDS = study(evaluation_deadline_s=D)
 
 
 def opening(stage: int, round_: int) -> FrameIn:
-    return FrameIn("hub", RoundOpen(stage, round_, MODEL, (), (), b"", b"m"))
+    return FrameIn("hub", RoundOpen(stage, round_, MODEL, (), (), b"", b"", b"m"))
 
 
 def after(of: Study, state: SiteState, *events: Any) -> tuple[SiteState, list[Any]]:

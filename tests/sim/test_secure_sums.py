@@ -524,5 +524,5 @@ def test_each_rounds_sum_is_that_of_the_sites_and_the_model_that_of_fedavg(
     kinds = {(event.kind, event.flow) for node, event in events if node != COORDINATOR and isinstance(event, Sent)}
     assert [flow for kind, flow in kinds if kind == "release" and "weights" in flow] == ["masked weights"]
     assert {flow for kind, flow in kinds if kind == "share"} == {
-        "AdvertiseKeys", "ShareKeys", "ConsistencyCheck", "UnmaskShares", "ResultAgreement",
+        "AdvertiseKeys", "ShareKeys", "ConsistencyCheck", "UnmaskShares", "ResultAgreement", "LogHead", "LogWitness",
     }  # fmt: skip

@@ -46,8 +46,8 @@ def test_headline_arms_have_every_seed_and_the_others_the_first_few() -> None:
 def test_a_digest_is_what_it_was_so_that_shards_of_another_day_are_found() -> None:
     """A change here throws away every finished shard: change the protocol on purpose, and only then these."""
     found = digests(expand(PROTOCOL, ASKED))
-    assert found["random-20-None"][:16] == "a38d9aaa2cce243b"
-    assert found["fcl-20-None"][:16] == "6d0af07a6e14e7c3"
+    assert found["random-20-None"][:16] == "f2400181e792af03"
+    assert found["fcl-20-None"][:16] == "fba9e333236a452a"
 
 
 def test_local_and_federated_share_all_shards_and_the_random_start_serves_every_experiment() -> None:
@@ -147,9 +147,22 @@ def test_validation_keeps_to_one_fold_and_to_studies_that_never_score_a_held_out
 def test_more_labelled_patients_than_a_site_trains_on_are_left_out_and_said() -> None:
     small = replace(DATA, groups=tuple(group for group in "ABC" for _ in range(4)))  # 3 train, 1 is held out
     expanded = expand(PROTOCOL, replace(ASKED, data=small))
-    assert (expanded.labelled, expanded.left_out) == ((1,), (4,))
+    assert expanded.labelled == (1,)
+    assert expanded.left_out == ("N = 4: the smallest site has fewer patients to train on",)
     for shard in expanded.shards:
         assert parse_study(shard.legs[0].study).finetune.labelled == (1,)
+
+
+def test_an_arm_that_takes_more_sites_than_there_are_is_left_out_and_said() -> None:
+    traffic = replace(ASKED, experiment="traffic")
+    three, five = expand(PROTOCOL, traffic), expand(PROTOCOL, replace(traffic, sites=5, scheme="random"))
+    (missing,) = three.left_out
+    assert missing.endswith("16-bit secure sums: it takes 5 sites")
+    assert {arm.name for arm in five.arms} - {arm.name for arm in three.arms} == {"fclopt-sparse"}
+    assert five.left_out == ()
+    (sparse, *_) = (shard for shard in five.shards if shard.arm == "fclopt-sparse")
+    study = parse_study(sparse.legs[0].study)
+    assert (study.sparse.period, study.security.secagg, study.security.ring) == (8, True, 16)
 
 
 def test_a_transfer_pre_trains_on_one_source_and_only_fine_tunes_on_the_other() -> None:

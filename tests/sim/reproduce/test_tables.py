@@ -128,11 +128,14 @@ def test_markdown_says_what_was_run_and_stands_beside_the_papers_own() -> None:
 
 def test_markdown_says_what_is_missing_and_that_phantoms_are_no_patients() -> None:
     phantoms = WorldRecord(kind="phantom", partition=None, sites=2, phantom_patients=3)
-    text = markdown(made(), heading(left=3, left_out=(8,), records=[record("fcl", 1, (), worlds=(phantoms,))]))
+    text = markdown(
+        made(),
+        heading(left=3, left_out=("N = 8: too few patients",), records=[record("fcl", 1, (), worlds=(phantoms,))]),
+    )
     assert "The patients are phantoms" in text
     assert "1 finished, 3 left" in text
     assert "**Not finished**" in text
-    assert "N = 8 left out" in text
+    assert "left out: N = 8: too few patients" in text
 
 
 def test_csv_holds_the_numbers_unrounded_and_an_empty_field_where_there_is_none() -> None:
