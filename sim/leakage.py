@@ -23,7 +23,7 @@ from fedsecure.node.workbench import load_cohort
 from fedsecure.packing import in_order, pack_bank
 from fedsecure.types import Bank, Cohort, Flow, Update, schema_of, schema_size
 from keys.identity import Identity
-from sim.leaks import KNOWN_MISSES, LIKENESS_ALONE, TRAINERS, honest_rounds
+from sim.leaks import ADDING_UP, KNOWN_MISSES, LIKENESS_ALONE, TRAINERS, honest_rounds
 from sim.world import World, build, site_folder
 
 CONTENT, SCHEMA, DROPPED, NOBODY = "content tests", "schema", "not sent", ""
@@ -42,9 +42,9 @@ class Row(NamedTuple):
 
     @property
     def as_known(self) -> bool:
-        """Whether it was stopped in every round; where likeness alone finds it, in half of them; or is one of those
-        that no test of content stops."""
-        enough = self.rounds / 2 if self.leak in LIKENESS_ALONE else self.rounds
+        """Whether it was stopped in every round; where likeness alone finds it, in half of them; where parts add up,
+        in every one but the first; or is one of those that no test of content stops."""
+        enough = self.rounds / 2 if self.leak in LIKENESS_ALONE else self.rounds - (self.leak in ADDING_UP)
         return self.caught >= enough or self.leak in KNOWN_MISSES
 
 

@@ -151,6 +151,7 @@ TRAINERS: Final[Mapping[str, tuple[Flow, Trainer]]] = {
 }
 # Found by likeness alone, which misses some: where the picture lies badly in the blocks that are looked at
 LIKENESS_ALONE: Final = frozenset({"down-sampled slice"})
+ADDING_UP: Final = frozenset({"volume split over many rounds"})  # one round's part has fewer windows than alarm
 KNOWN_MISSES: Final = frozenset({"least-significant-bit steganography", "values like noise", "number of rows"})
 
 

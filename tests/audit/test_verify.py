@@ -266,5 +266,7 @@ def test_an_export_holds_the_evidence_and_nothing_else(world: LogWorld, tmp_path
         export(tmp_path, tmp_path / "nothing")
     with pytest.raises(SettingsError, match="no evidence"):
         verify(tmp_path)
+    with pytest.raises(SettingsError, match="one of run below it"):
+        verify(world.folder.parent)
     told = CliRunner().invoke(app, ["export", str(world.folder), str(tmp_path / "again")])
     assert told.output == f"{SITES + 1} nodes' evidence\n"

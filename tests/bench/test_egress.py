@@ -11,6 +11,7 @@ from fedsecure.config import parse_study
 
 TINY = {
     "sites": [{"name": name, "weight": 14} for name in ("bench", "other")],
+    "security": {"secagg": False},
     "model": {"filters": 4, "hidden": 16, "features": 8},
     "pretrain": {"rounds": 2, "local_steps": 1, "batch": 8, "bank": 32, "negatives": 16},
 }

@@ -9,6 +9,8 @@ import msgspec
 import pytest
 
 from fedsecure.audit.log import Entry
+from fedsecure.audit.testimony import Status
+from fedsecure.audit.verify import verify
 from fedsecure.bench.logs import HUB, LogNode, LogWorld
 from fedsecure.node.checkpoints import CONTRADICTIONS
 from fedsecure.node.membership import load_trust, save_trust
@@ -213,6 +215,7 @@ def test_a_site_that_joins_anew_with_new_keys_has_a_new_log(world: LogWorld, tmp
         edition = edition.signed(name, world.identities[name])
     (tmp_path / "run" / "sites" / A).rename(tmp_path / "lost")
     (tmp_path / "run" / "sites" / A).mkdir()
+    save_trust(world.folder_of(A), replace(load_trust(world.nodes[HUB].folder), me=A, accepted=edition))
     world.nodes[A] = LogNode(world, A)
     for name in (HUB, B, C):
         trust = load_trust(world.nodes[name].folder)
@@ -228,6 +231,11 @@ def test_a_site_that_joins_anew_with_new_keys_has_a_new_log(world: LogWorld, tmp
     assert faults(world) == {}
     assert last_of(world, A).head.round == 3
     assert kept(world.nodes[A]) == []
+    world.close()
+    found = verify(world.folder, edition)
+    assert [one for one in found if one.status is Status.FAILED] == []
+    assert [one.status for one in found if one.check == "heads"] == [Status.OPEN]  # the log that is lost with its keys
+    assert [one.status for one in found if (one.check, one.node) == ("both ends", A)] == [Status.OPEN]
 
 
 def test_what_a_witness_may_not_say(world: LogWorld) -> None:
