@@ -32,7 +32,8 @@ DENSEST: Final = 4  # of this many windows, one is kept where there is room for 
 MOST: Final = 1 << 20  # windows that an index keeps: 32 MiB
 _BITS: Final = WINDOW - 1
 _MASK: Final = np.uint32((1 << _BITS) - 1)
-_TURNS: Final = 6  # of a pattern, at least, and fewer than there could be: slopes are alike, and so are zigzags
+_TURNS: Final = 6  # of a pattern, at least: a slope is like any other slope
+_ZIGZAG: Final = 22  # and at most, of 26: so is what goes up and down between two levels
 _PEAK: Final = 0.3  # of a window's energy, at most, in one value: one spike is like any other spike
 _SPREAD: Final = np.uint32(0x9E3779B1)  # 2^32 / golden ratio, odd: a bijection of 32 bits
 _PER_KEY: Final = 64  # windows of one key that are compared with
@@ -79,7 +80,7 @@ def _keys(values: Array, threshold: int) -> tuple[Keys, Positions]:
     found = np.flatnonzero(keys < threshold)
     canonical = canonical[found]
     turns = np.bitwise_count((canonical ^ (canonical >> 1)) & (_MASK >> 1))
-    found = found[(turns >= _TURNS) & (turns <= _BITS - 1 - _TURNS)]
+    found = found[(turns >= _TURNS) & (turns <= _ZIGZAG)]
     return keys[found], found
 
 
@@ -115,8 +116,7 @@ class Index:
         return self.keys.nbytes + self.windows.nbytes
 
     def matches(self, values: Array) -> Positions:
-        """Where in a sequence windows begin that are in the index; of windows that overlap the first alone, as what
-        makes one of them alike by chance makes its neighbours alike too."""
+        """Where in a sequence windows begin that are in the index."""
         keys, positions = keys_of(values, self.threshold)
         order = np.argsort(keys)  # rising keys are looked up along the index, others all over it: twice the time
         keys, positions = keys[order], positions[order]
@@ -129,7 +129,7 @@ class Index:
             self._alike(values, positions[rows], low[rows], counts[rows])
             for rows in np.array_split(np.arange(len(positions)), 1 + int(counts.sum()) // _AT_A_TIME)
         ]
-        return _apart(np.unique(np.concatenate(found)))
+        return np.unique(np.concatenate(found))
 
     def _alike(self, values: Array, positions: Positions, low: Positions, counts: Positions) -> Positions:
         asked = np.repeat(np.arange(len(positions)), counts)
@@ -172,15 +172,6 @@ class IndexBuilder:
         windows = np.concatenate([np.empty((0, WINDOW), np.int8), *self._windows])
         order = np.argsort(keys, kind="stable")
         return Index(keys[order], windows[order], self._threshold)
-
-
-def _apart(positions: Positions) -> Positions:
-    """Of rising positions those a window or more after the last one that is kept."""
-    kept: list[int] = []
-    for position in positions.tolist():
-        if not kept or position >= kept[-1] + WINDOW:
-            kept.append(position)
-    return np.array(kept, np.int64)
 
 
 def _unit(windows: Windows) -> Array:

@@ -22,7 +22,7 @@ from fedsecure.audit.magic import GZIP
 from fedsecure.types import State
 
 _BLOCK: Final = 256  # floats over which low bits are looked at
-_SMOOTH: Final = 0.4  # their correlation from one value to the next; of independent ones it has a deviation of 1/16
+_SMOOTH: Final = 0.3  # their correlation from one value to the next; of independent ones it has a deviation of 1/16
 _MARGIN: Final = 1  # blocks beside one that stands out
 _LARGEST: Final = 1e6  # of any reading's numbers
 _EXACT: Final = 1e-3  # by which a listed byte may miss its number

@@ -148,13 +148,6 @@ def test_values_that_go_up_and_down_are_no_picture() -> None:
     assert len(known.prepared.matches(halves.ravel())) == 0
 
 
-def test_windows_that_overlap_count_once(images: list[FloatArray]) -> None:
-    known = reference(images)
-    values = np.random.default_rng(5).standard_normal(2_000).astype(np.float32)
-    values[1_000 : 1_000 + 2 * fingerprint.WINDOW - 1] = images[0][4].ravel()[700 : 700 + 2 * fingerprint.WINDOW - 1]
-    assert len(known.prepared.matches(values)) <= 1
-
-
 def test_an_index_keeps_to_its_size_and_still_finds_a_slice(images: list[FloatArray]) -> None:
     small = reference(images, most=1 << 14)
     assert len(small.prepared.keys) <= 1 << 14

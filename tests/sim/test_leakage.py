@@ -13,8 +13,6 @@ from sim.leakage import CONTENT, DROPPED, Leakage, Row
 from sim.leaks import ADDING_UP, KNOWN_MISSES, LIKENESS_ALONE, TRAINERS
 
 STUDY = """
-[security]
-secagg = false
 [[sites]]
 name = "north"
 weight = 3
