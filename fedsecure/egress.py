@@ -136,7 +136,8 @@ class Gate:
         maximum_upload: int | None = None,
         inspect: Callable[[Update], None] | None = None,
     ) -> None:
-        """`readers`: the other sites, who may open feature banks. `send(peer, frame)` hands over to the transport.
+        """`readers`: keys of the roster's other sites. Those of the study may open feature banks, and no others: a
+        roster may name members of whom the study says nothing. `send(peer, frame)` hands over to the transport.
         `inspect` looks at every update before clipping and noise, and raises GateRefused for what must not leave; None:
         a node that has no volumes, or does not look.
 
@@ -147,7 +148,6 @@ class Gate:
         self._identity = identity
         self._name = name
         self._study = study
-        self._readers = dict(readers)
         self._coordinator = coordinator
         self._journal = journal
         self._send = send
@@ -156,10 +156,12 @@ class Gate:
         self._inspect = inspect
         self.policy = Policy.of(study, maximum_upload, inspect is not None)
         self._scribe = Scribe(self.policy)
+        self.follow(readers)
 
     def follow(self, readers: Mapping[str, PublicIdentity]) -> None:
-        """Seal feature banks for these sites from now on."""
-        self._readers = dict(readers)
+        """Seal feature banks for those of these sites from now on that are in the study."""
+        cohort = {member.name for member in self._study.sites}
+        self._readers = {site: public for site, public in readers.items() if site in cohort}
 
     # --- the ways out ---
 

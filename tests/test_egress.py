@@ -72,13 +72,14 @@ def make(tmp_path: Path) -> Make:
     def build(maximum_upload: int | None = None, inspect: Any = None, **settings: Any) -> Bench:
         sites = [{"name": name, "weight": 1} for name in "ab"]
         study = parse_study({"sites": sites, "model": {"features": 8}, "security": {"secagg": False}, **settings})
-        identities = {name: Identity.generate() for name in ("coordinator", "a", "b")}
+        identities = {name: Identity.generate() for name in ("coordinator", "a", "b", "elsewhere")}
         roster = Roster("coordinator", {name: identity.public for name, identity in identities.items()})
         store = Store(tmp_path / f"node-{len(list(tmp_path.iterdir()))}")
         frames: list[tuple[str, bytes]] = []
         events: list[Progress] = []
+        others = {name: identities[name].public for name in ("b", "elsewhere")}
         gate = Gate(
-            identities["a"], "a", study, store.next_boot(), {"b": identities["b"].public}, "coordinator", store,
+            identities["a"], "a", study, store.next_boot(), others, "coordinator", store,
             lambda peer, frame: frames.append((peer, frame)), events.append, maximum_upload,
             *([inspect] if inspect else []),
         )  # fmt: skip
@@ -172,8 +173,12 @@ def test_the_order_of_a_banks_rows_says_nothing(make: Make) -> None:
     assert pairs == {(row.tobytes(), part) for row, part in zip(rows, partitions, strict=True)}
 
 
-def test_features_arrive_sealed_for_the_other_site_alone(make: Make) -> None:
+@pytest.mark.parametrize("followed", [False, True], ids=["from the start", "under a newer roster"])
+def test_features_arrive_sealed_for_the_studys_other_site_alone(make: Make, followed: bool) -> None:
+    """The roster has a member that the study does not name."""
     bench = make()
+    if followed:
+        bench.gate.follow({name: bench.identities[name].public for name in ("b", "elsewhere")})
     bench.gate.release(features(), CONTEXT)
     message = bench.opened()
     assert isinstance(message, FeatureBank)

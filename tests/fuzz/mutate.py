@@ -3,8 +3,9 @@
     PYTHONPATH=. python tests/fuzz/mutate.py 200000 [seed]
 
 Valid frames, bodies, boxes and packets of every kind are cut, flipped, joined and repeated at random and read by the
-real decoders, as the coordinator and as a site. Anything but a ProtocolError that names its rule is a failure; the
-input is then printed.
+real decoders, as the coordinator and as a site. Anything but a ProtocolError that names its rule is a failure, and so
+is a changed input that is taken where a signature or a key should have told, or in a form that is not the one and only;
+the input is then printed.
 """
 
 from __future__ import annotations
@@ -31,38 +32,39 @@ from protocols.envelope import ReplayGuard, open_frame
 from protocols.errors import Malformed, ProtocolError
 from protocols.handshake import Party, SessionKeys
 from protocols.link import Initiator, Responder
-from protocols.messages import SealedBox, kind_of
+from protocols.messages import Kind, SealedBox, kind_of
 from protocols.session import Buffers, Session
 
 Target = Callable[[bytes], object]
+Way = tuple[int, list[bytes], Target, bool]  # how often, seeds, reader, whether a signature or a key tells every change
 GROWTH = 32 << 20  # bytes that the whole run may add after its first tenth
 SLOW_S = 2.0  # of processor time, for one input
 _NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0xC0, 0xC4, 0xC6, 0xDC, 0xDD, 0xDF)
 _BUFFERS = Buffers()
 
 
-def targets() -> list[tuple[int, list[bytes], Target]]:
-    """(how often, seeds, reader) of every way in. What stands behind a signature or a key is also read without it."""
+def targets() -> list[Way]:
+    """Every way in. What stands behind a signature or a key is also read without it."""
     everything = messages()
     up = {name: message for name, message in everything.items() if name not in FROM_COORDINATOR}
     down = {name: everything[name] for name in FROM_COORDINATOR}
-    found: list[tuple[int, list[bytes], Target]] = []
+    found: list[Way] = []
     for peer, me, said in (("site-a", "coordinator", up), ("coordinator", "site-b", down)):
         frames = [sealer(peer).seal(me, message) for message in said.values()]
-        found.append((2, frames, _frame_reader(peer, me)))
+        found.append((2, frames, _frame_reader(peer, me), True))
         for kind in sorted({kind_of(message) for message in said.values()}):
             bodies = [encode(message) for message in said.values() if kind_of(message) is kind]
-            found.append((20, bodies, lambda raw, kind=kind, peer=peer: decode(kind, raw, peer)))  # type: ignore[misc]
-    found.append((2, [msgspec.msgpack.encode(make_box())], _read_box))
+            found.append((20, bodies, _body_reader(kind, peer), False))
+    found.append((2, [msgspec.msgpack.encode(make_box())], _read_box, True))
     site = Party("site-a", IDENTITIES["site-a"], ROSTER, STUDY, 3)
     hub = Party("coordinator", IDENTITIES["coordinator"], ROSTER, STUDY, 2)
     shared = {"maximum": MAXIMUM, "queue": 4, "room": MAXIMUM, "buffers": _BUFFERS}
     packets = [sessions.packet(0, bytes(40)), sessions.packet(0, kind=4, size=8), b"\x05" + bytes(8)]
     packets += [sessions.offer_packet(), sessions.answer_packet()]
-    found.append((2, packets, lambda raw: Responder(hub, "site-a", **shared).receive(raw)))
-    found.append((2, packets, lambda raw: _offering(Initiator(site, "coordinator", **shared)).receive(raw)))
-    found.append((8, packets[:2], _read_packet))
-    found.append((8, packets[:2], _read_resealed))
+    found.append((2, packets, lambda raw: Responder(hub, "site-a", **shared).receive(raw), False))
+    found.append((2, packets, lambda raw: _offering(Initiator(site, "coordinator", **shared)).receive(raw), False))
+    found.append((8, packets[:2], _read_packet, True))
+    found.append((8, packets[:2], _read_resealed, False))
     return found
 
 
@@ -70,13 +72,13 @@ def run(count: int, seed: int = 0) -> Counter[str]:
     """How often each outcome came of `count` inputs. Raises AssertionError for an outcome that is none."""
     rng = random.Random(seed)
     ways = targets()
-    weights = [often for often, _, _ in ways]
+    weights = [often for often, _, _, _ in ways]
     outcomes: Counter[str] = Counter()
     resident = 0
     for number in range(count):
         if number == count // 10:
             resident = _peak()
-        _, seeds, read = rng.choices(ways, weights)[0]
+        _, seeds, read, told = rng.choices(ways, weights)[0]
         raw = mutated(rng, seeds)
         began = time.process_time()
         try:
@@ -86,7 +88,9 @@ def run(count: int, seed: int = 0) -> Counter[str]:
         except BaseException as error:
             raise AssertionError(f"{type(error).__name__} of {raw.hex()}") from error
         else:
-            outcomes["accepted"] += 1
+            unchanged = raw in seeds
+            assert unchanged or not told, f"taken although it was changed: {raw.hex()}"
+            outcomes["unchanged" if unchanged else "accepted"] += 1
         assert time.process_time() - began < SLOW_S, raw.hex()
     assert _peak() - resident < GROWTH, "memory grows with what is refused"
     return outcomes
@@ -112,6 +116,14 @@ def mutated(rng: random.Random, seeds: list[bytes]) -> bytes:
                 other = rng.choice(seeds)
                 raw[at:] = other[min(at, len(other)) :]
     return bytes(raw)
+
+
+def _body_reader(kind: Kind, peer: str) -> Target:
+    def read(raw: bytes) -> None:
+        if encode(decode(kind, raw, peer)) != raw:
+            raise RuntimeError("one message in two forms")
+
+    return read
 
 
 def _frame_reader(peer: str, me: str) -> Target:

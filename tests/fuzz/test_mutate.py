@@ -26,9 +26,7 @@ SMALL = st.integers(0, 20)
 
 def test_mutated_bytes_end_in_typed_errors() -> None:
     outcomes = mutate.run(20_000)
-    assert (
-        outcomes["accepted"] < 4_000
-    )  # a changed digest, key or float is well formed: what it is worth is others' to say
+    assert outcomes["accepted"] < 2_000  # changed, and well formed: a digest or a float, which another check tells
     assert {"Malformed", "BadSignature", "BadDigest", "CannotDecrypt", "Incomplete", "Oversize"} <= outcomes.keys()
 
 
