@@ -21,6 +21,7 @@ prediction (target.py), or, as an ablation, where the site's own ended the round
 
 from __future__ import annotations
 
+import copy
 from typing import cast
 
 import numpy as np
@@ -50,10 +51,20 @@ class Online(Branch):
         self.predictor = Head(settings.features, settings.hidden, settings.features)
 
     def standardise(self, size: int) -> None:
-        """Fit the projector's input to the encoder as it is, on pictures of noise of `size` pixels a side."""
+        """Fit the projector's input to the encoder as it is, on pictures of noise of `size` pixels a side.
+
+        In float64 and rounded once: sites compare first models bit for bit, and each kind of CPU adds up in an order of
+        its own, which moves the last bits.
+        """
+        levels = copy.deepcopy(self.encoder.levels).double()
+        features = []
         with torch.no_grad():
-            h = pooled(self.encoder(noise_pictures(128, size)))
-        cast(Standardise, self.projector.standardise).fit(h)
+            for few in torch.split(noise_pictures(128, size), 8):  # in float64 the maps are large
+                maps = few
+                for level in levels:
+                    maps = level(maps)
+                features.append(pooled([maps]))
+        cast(Standardise, self.projector.standardise).fit(torch.cat(features))
 
     def recentre(self, mean: Tensor, rate: float) -> None:
         """b <- b - rate mean: the projector's last bias b [d] against the mean projection [d] of a batch.
@@ -173,12 +184,13 @@ def partition_pairs(partitions: Tensor, subjects: Tensor) -> Tensor:
 
 
 def noise_pictures(count: int, size: int) -> Tensor:
-    """Smooth noise with a little grain, each picture of mean 0 and standard deviation 1: [count, 1, size, size].
+    """Smooth noise with a little grain, each picture of mean 0 and standard deviation 1: [count, 1, size, size],
+    float64.
 
     From torch's global generator.
     """
-    smooth = F.interpolate(torch.randn(count, 1, 8, 8), (size, size), mode="bicubic")
-    noise = smooth + 0.3 * torch.randn(count, 1, size, size)
+    smooth = F.interpolate(torch.randn(count, 1, 8, 8, dtype=torch.float64), (size, size), mode="bicubic")
+    noise = smooth + 0.3 * torch.randn(count, 1, size, size, dtype=torch.float64)
     return (noise - noise.mean((2, 3), keepdim=True)) / noise.std((2, 3), keepdim=True)
 
 

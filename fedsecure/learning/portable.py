@@ -4,8 +4,8 @@ torch's uniform draws in [0, 1) are the same everywhere: 24 bits of a Mersenne t
 another interval is not: one instruction that multiplies and adds rounds once, and which CPUs have one, or are compiled
 for it, differs. Here product and sum are two operations, each rounded as IEEE 754 says.
 
-Not covered: normal draws, from which no layer of ours starts, and what is computed of a network, as FCLOpt does for the
-constants of its projectors.
+Not covered: normal draws, from which no layer of ours starts, and what is computed of a network: the constants of
+FCLOpt's projectors are computed in float64 and rounded once (fclopt.Online.standardise).
 """
 
 from __future__ import annotations

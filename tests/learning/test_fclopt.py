@@ -104,7 +104,7 @@ def test_recentring_takes_the_constant_part_out_of_the_projections() -> None:
 def test_standardising_needs_noise_only_and_tells_untrained_slices_apart() -> None:
     torch.manual_seed(0)
     network = Online(ModelSettings(filters=4, hidden=16, features=8))
-    noise = noise_pictures(64, 32)
+    noise = noise_pictures(64, 32).float()
     torch.testing.assert_close(noise.mean((2, 3)), torch.zeros(64, 1), atol=1e-5, rtol=0)
     torch.testing.assert_close(noise.std((2, 3)), torch.ones(64, 1))
 
@@ -120,7 +120,7 @@ def test_standardising_needs_noise_only_and_tells_untrained_slices_apart() -> No
 def test_a_naive_target_starts_as_the_online_network_with_its_constants(toy_study: Studies) -> None:
     network = FcloptTraining.build(toy_study("fclopt", target="naive", distance="none"))
     assert isinstance(network, Both)
-    noise = noise_pictures(8, 64)
+    noise = noise_pictures(8, 64).float()
     torch.testing.assert_close(network(noise), network.target(noise))
     assert network.projector.standardise.scale.std() > 0
 

@@ -22,7 +22,7 @@ from fedsecure.packing import pack_model
 from fedsecure.plan import schedule
 
 found = {}
-for framework in sorted(set(typing.get_args(Framework)) - {"fclopt"}):
+for framework in sorted(typing.get_args(Framework)):
     study = parse_study({"framework": framework, "finetune": {"labelled": [1]},
                          "model": {"filters": 4, "hidden": 16, "features": 8}})
     encoder = None
@@ -44,7 +44,6 @@ def digests(capability: str) -> dict[str, str]:
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="torch has code for several x86-64 CPUs")
 @pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() == "DEFAULT", reason="this CPU has one kind of code only")
 def test_a_first_model_is_the_same_with_and_without_fused_multiply_add() -> None:
-    """All but FCLOpt's, which begins with a pass of noise through the network: docs/architecture.md."""
     plain, fused = digests("default"), digests("avx2")
     assert len(plain) > 40
     assert plain == fused

@@ -46,8 +46,8 @@ def test_headline_arms_have_every_seed_and_the_others_the_first_few() -> None:
 def test_a_digest_is_what_it_was_so_that_shards_of_another_day_are_found() -> None:
     """A change here throws away every finished shard: change the protocol on purpose, and only then these."""
     found = digests(expand(PROTOCOL, ASKED))
-    assert found["random-20-None"][:16] == "f2400181e792af03"
-    assert found["fcl-20-None"][:16] == "fba9e333236a452a"
+    assert found["random-20-None"][:16] == "4cdb3aded9f559fd"
+    assert found["fcl-20-None"][:16] == "af4e3f0de0ff0e0b"
 
 
 def test_local_and_federated_share_all_shards_and_the_random_start_serves_every_experiment() -> None:
@@ -71,7 +71,7 @@ def test_a_digest_moves_with_all_that_decides_a_result_and_with_nothing_else() -
     study["finetune"]["steps"] += 1
     others = [
         expand(changed("cpu", study=study), ASKED),
-        expand(msgspec.structs.replace(PROTOCOL, edition=2), ASKED),
+        expand(msgspec.structs.replace(PROTOCOL, edition=PROTOCOL.edition + 1), ASKED),
         expand(PROTOCOL, replace(ASKED, data=replace(DATA, fingerprint="a" * 64))),
         expand(PROTOCOL, replace(ASKED, judged="validation")),
         expand(PROTOCOL, replace(ASKED, device="cuda")),
