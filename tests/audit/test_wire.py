@@ -46,6 +46,12 @@ def captured() -> bytes:
             while len(back) < len(DOWN) and time.monotonic() < deadline:
                 back += client.poll(0.1)
                 server.poll(0.0)
+            seen = -1  # credits are answered still: who closes now cuts one of them in two
+            while seen != len(frames) and time.monotonic() < deadline:
+                seen = len(frames)
+                for _ in range(5):
+                    server.poll(0.1)
+                    client.poll(0.1)
             client.close()
             server.close()
             port = int(server.endpoint.rpartition(":")[2])
