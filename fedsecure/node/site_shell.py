@@ -114,9 +114,8 @@ class SiteShell(Shell):
         box is checked when it is opened, and only against its announcement before."""
         message = opened.message
         if isinstance(message, RoundOpen):
-            message = whole(
-                self._study, opened.sender, message, self._store.read(MODEL) if self._store.has(MODEL) else b""
-            )
+            held = self._store.read(MODEL) if message.values and self._store.has(MODEL) else b""
+            message = whole(self._study, opened.sender, message, held)
         if isinstance(message, RoundOpen | TargetModel):
             require_fitting(self._study, opened.sender, message)
         return message
