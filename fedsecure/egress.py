@@ -5,7 +5,7 @@
     publish   the coordinator's models and target networks, signed, and the banks it relays unread
     greet     a control message outside of a study's frames: who speaks, in which study
     mask      a site's updates of a round, in integers under the masks of one secure sum
-    share     keys, sealed shares and signatures of a secure sum
+    share     keys, sealed shares and signatures of a secure sum; heads of logs, and who vouches for them
     again     what a site answered in a secure sum, the same bytes
     compare   a note of the doctor, before a study: on record as what it is, control, share or release
 
@@ -245,8 +245,8 @@ class Gate:
         return masked
 
     def share(self, recipient: str, message: Message, stage: int, round_: int) -> None:
-        """Send keys, sealed shares or signatures of a secure sum. A site has kept them before. Raises GateRefused for a
-        message of any other kind."""
+        """Send keys, sealed shares or signatures of a secure sum, which a site has kept before, or heads of logs.
+        Raises GateRefused for a message of any other kind."""
         self._plain(Kind.SHARE, recipient, message, stage, round_)
 
     def again(self, message: Message, stage: int, round_: int) -> None:

@@ -127,6 +127,16 @@ def test_what_the_content_tests_refuse_does_not_leave_and_is_logged_as_refused(m
     assert leaf.shapes == ((2, 3), (4,))
 
 
+def test_shapes_that_the_trainer_chose_are_in_no_leaf(make: Make) -> None:
+    """An empty array costs nothing, and its other dimensions could say anything."""
+    bench = make()
+    with pytest.raises(GateRefused, match="names or shapes"):
+        bench.gate.release(weights(**{"encoder.b": np.zeros((0, 2**31, 1934, 5), np.float32)}), CONTEXT)
+    (leaf,) = leaves(bench)
+    assert isinstance(leaf, RefusedLeaf)
+    assert (leaf.reason, leaf.shapes) == (Reason.SCHEMA, ())
+
+
 def test_whatever_leaves_is_a_leaf_that_commits_to_it(make: Make) -> None:
     bench = make(maximum_upload=10_000)
     bench.gate.release(weights(), CONTEXT)

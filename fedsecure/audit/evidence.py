@@ -34,7 +34,7 @@ CLOSING_LABEL: Final = b"fedsecure/closing/v1"
 _LENGTH: Final = 4
 _T = TypeVar("_T")
 
-Path_ = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._/-]{0,99}$")]
+Path_ = Annotated[str, Meta(pattern=r"^(?!.*\.\.)[a-z0-9][a-z0-9._/-]{0,99}$")]
 
 
 class Named(Wire, frozen=True):

@@ -21,10 +21,10 @@ def export(run: Path, out: Path) -> int:
         raise SettingsError("the folder for the export is there already: name a new one")
     for folder in folders:
         to = out / folder.relative_to(run) / evidence.FOLDER
-        to.mkdir(parents=True)
-        for name in (*evidence.FILES, evidence.CLOSING):
-            try:
+        try:
+            to.mkdir(parents=True)
+            for name in (*evidence.FILES, evidence.CLOSING):
                 shutil.copyfile(folder / evidence.FOLDER / name, to / name)
-            except OSError as error:
-                raise SettingsError(f"the evidence cannot be copied ({name}): {error.strerror}") from None
+        except OSError as error:
+            raise SettingsError(f"the evidence cannot be copied: {error.strerror}") from None
     return len(folders)

@@ -91,9 +91,10 @@ class Scribe:
     def refused(self, seq: int, told: Told, reason: Reason, arrays: State) -> Entry:
         """arrays: what did not leave, whatever it is: a leaf says of it what has room."""
         nonce = os.urandom(NONCE_SIZE)
+        shapes = () if reason is Reason.SCHEMA else shapes_of(arrays)  # those are the trainer's own words
         raw = b"".join(arrays[name].tobytes() for name in sorted(arrays) if arrays[name].dtype != np.object_)
         leaf = Refused(
-            1, seq, told.kind, told.peer, told.flow, told.stage, told.round, shapes_of(arrays), len(raw), reason,
+            1, seq, told.kind, told.peer, told.flow, told.stage, told.round, shapes, len(raw), reason,
             commitment(nonce, raw), NO_BUDGET, self._policy, self._code,
         )  # fmt: skip
         return Entry(encode_leaf(leaf), nonce)

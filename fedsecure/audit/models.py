@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from fedsecure.audit.testimony import Finding, Status, Testimony
+from fedsecure.errors import SettingsError
 from fedsecure.plan import schedule
-from protocols.tlog.leaf import Refused
+from protocols.tlog.leaf import Received, Refused
 
 _OPENS: Final = "round-open"
 _KEPT: Final = ("encoder.safetensors", "segmenter.safetensors")  # what a simulation puts at the top of a run
@@ -18,10 +19,12 @@ _KEPT: Final = ("encoder.safetensors", "segmenter.safetensors")  # what a simula
 def models(run: Path, nodes: dict[str, Testimony]) -> Iterator[Finding]:
     """Three findings at most: rounds, results, files at the top of the run."""
     opened: dict[tuple[int, int], bytes] = {}
-    for one in nodes.values():
+    for one in sorted(nodes.values(), key=_follows):
         for leaf in one.leaves:
             if isinstance(leaf, Refused) or not leaf.model:
                 continue
+            if isinstance(leaf, Received) and leaf.flow != _OPENS:
+                continue  # its sender's word, maybe of a message that was refused: the sender's own log has it too
             known = opened.setdefault((leaf.stage, leaf.round), leaf.model)
             if known != leaf.model:
                 at = f"stage {leaf.stage}, round {leaf.round}"
@@ -45,14 +48,27 @@ def _results(run: Path, hub: Testimony, opened: dict[tuple[int, int], bytes]) ->
             return
     here = {name: hub.folder / name for name in results if (hub.folder / name).is_file()}
     for name, path in here.items():
-        if hashlib.sha256(path.read_bytes()).digest() != results[name]:
+        if _digest(path) != results[name]:
             yield Finding("models", hub.name, Status.FAILED, f"{name}: not the file that came of the study")
             return
     kept = [name for name in _KEPT if hub.folder != run and (run / name).is_file()]
     for name in kept:
-        if hashlib.sha256((run / name).read_bytes()).digest() not in results.values():
+        if _digest(run / name) not in results.values():
             yield Finding("models", "", Status.FAILED, f"{name}: not a model that came of the study")
             return
     found = f"{len(here)} of {len(results)} models of the coordinator's, {len(kept)} of the run's"
     status = Status.PROVED if len(here) == len(results) else Status.OPEN
     yield Finding("models", hub.name, status, found if status is Status.PROVED else f"{found} are here to be compared")
+
+
+def _follows(one: Testimony) -> bool:
+    """Of the coordinator False: which model a round opens with is for it to say."""
+    return one.name != one.edition.coordinator
+
+
+def _digest(path: Path) -> bytes:
+    """SHA-256 of a file. Raises SettingsError."""
+    try:
+        return hashlib.sha256(path.read_bytes()).digest()
+    except OSError as error:
+        raise SettingsError(f"a model cannot be read: {error.strerror}") from None

@@ -130,10 +130,12 @@ def rosters_of(editions: Sequence[Edition]) -> list[Roster]:
 
 
 def _files(where: Path) -> dict[str, bytes]:
-    names = {path.name for path in where.iterdir()}
-    if names != _ALL:
-        raise Broken(f"files are missing, or there are others: {', '.join(sorted(names ^ _ALL))}")
     try:
+        names = {path.name for path in where.iterdir()}
+        if missing := _ALL - names:
+            raise Broken(f"files are missing: {', '.join(sorted(missing))}")
+        if others := names - _ALL:
+            raise Broken(f"files that are no evidence lie among it: {len(others)}")  # their names may be anybody's
         return {name: (where / name).read_bytes() for name in names}
     except OSError as error:
         raise Broken(f"a file cannot be read: {error.strerror}") from None

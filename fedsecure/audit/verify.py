@@ -32,7 +32,7 @@ from keys.errors import KeysError
 from keys.roster import Roster
 from protocols.errors import FaultyPeer
 from protocols.messages import Kind
-from protocols.tlog.checkpoint import check_countersignature, viewed
+from protocols.tlog.checkpoint import check_countersignature, viewed, witness_of
 from protocols.tlog.leaf import Received, Refused, Sent
 from protocols.tlog.messages import NO_LEDGER, NO_VIEW, Countersignature, SignedHead
 
@@ -157,8 +157,9 @@ def _witnesses(nodes: dict[str, Testimony]) -> Iterator[Finding]:
             checked.add(vouch)
             shown = every.get((vouch.author, vouch.round))
             given = Countersignature(vouch.member, vouch.signature)
-            if shown is None or not _vouches(shown.signed, given, rosters):
-                text = f"{vouch.member} did not sign the head of {vouch.author} after round {vouch.round}"
+            turns = {witness_of(vouch.author, vouch.round, roster.sites) for roster in rosters}
+            if shown is None or vouch.member not in turns or not _vouches(shown.signed, given, rosters):
+                text = f"{vouch.member} is no witness of the head of {vouch.author} after round {vouch.round}"
                 yield Finding("witnesses", one.name, FAILED, text)
                 return
             vouched.add((vouch.author, vouch.round))

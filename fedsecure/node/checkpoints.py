@@ -20,7 +20,7 @@ from fedsecure.audit.testimony import rosters_of
 from fedsecure.config import Study
 from fedsecure.node.membership import load_trust
 from fedsecure.node.store import Store
-from fedsecure.plan import number_of
+from fedsecure.plan import number_of, schedule
 from keys.identity import Identity
 from keys.roster import Roster
 from protocols.codec import decode, encode, exactly
@@ -182,6 +182,7 @@ class Checkpoints:
                 raise Malformed(coordinator, "the coordinator countersigns the heads of all others")
             self._under_any_keys(partial(check_countersignature, new, each, peer=coordinator))
         compare_views(self._views, new, coordinator=coordinator)
+        self._must_be_new(coordinator, new)
         if author == self._name:
             if number not in self._own or self._own[number].signed != new:
                 raise Inconsistent(self._name, "a log is signed as it is kept here: this folder is an older copy")
@@ -194,6 +195,14 @@ class Checkpoints:
             return []
         self._keep(shown, (author, number, self._name, given.signature))
         return [Vouch(author, number, given.signature)]
+
+    def _must_be_new(self, coordinator: str, new: SignedHead) -> None:
+        """One head of a member and a round, in the order of the study's rounds: else a list could be made to grow."""
+        last, rounds = self._last.get(new.head.member), number_of(self._study, len(schedule(self._study)), 0)
+        if new.head.round > rounds:  # the coordinator signs one more when the study is over
+            raise Malformed(coordinator, "a head of the list is of a round of the study")
+        if last is not None and (new.head == last.head or new.head.round < last.head.round):
+            raise Malformed(coordinator, "the list has one head of a member and a round")
 
     def _countersign(self, new: SignedHead, proof: Proof, peer: str) -> Countersignature:
         """What this node says of a head that follows; whether it says it is the caller's. Raises as `follow`."""
@@ -237,7 +246,7 @@ class Checkpoints:
             check_countersignature(signed, given, peer=site, roster=self._roster)
             self._store.keep_vouch(author, number, site, signature)
         if self._held.get(site) != SHOWN_NOTHING:
-            self._hold(site, message.seen)
+            self._hold(site, max(message.seen, self._held.get(site, 0)))
 
     def _hold(self, site: str, heads: int) -> None:
         self._held[site] = heads

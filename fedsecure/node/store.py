@@ -1,7 +1,8 @@
 """What survives a kill: one SQLite file for small state and what was released, plain files for models and sealed banks.
 
 A node's folder is its own: study.json, identity.key, trust, node.db, metrics.jsonl, models/, targets/, prototypes/,
-incoming/, held/, state/, pictures/. Nothing in it is sent except through the gate.
+incoming/, held/, state/, pictures/, contradictions/, evidence/, status.json. Nothing in it is sent except through the
+gate.
 """
 
 from __future__ import annotations

@@ -79,7 +79,8 @@ class Vouch(Wire, frozen=True):
 
 
 class LogHead(Wire, frozen=True, tag="log-head"):
-    """Site: my log after this round. proof: from the last head that I sent, from the empty tree before the first."""
+    """Site: my log after this round. proof: from my last head in the list that I was shown, or from
+    the empty tree."""
 
     signed: SignedHead
     proof: Hashes

@@ -145,13 +145,13 @@ def test_whatever_is_changed_wherever_is_found_and_named(
         path.write_bytes(before)
 
 
-def test_a_file_that_is_missing_or_too_many_is_named(run: Path) -> None:
+def test_a_file_that_is_missing_is_named_and_one_too_many_counted(run: Path) -> None:
     folder = run / "sites" / FIRST / evidence.FOLDER
     (folder / "notes").write_text("seen")
-    assert [one.detail for one in failed(verify(run))] == ["files are missing, or there are others: notes"]
+    assert [one.detail for one in failed(verify(run))] == ["files that are no evidence lie among it: 1"]
     (folder / "notes").unlink()
     (folder / evidence.VOUCHES).unlink()
-    assert [one.detail for one in failed(verify(run))] == ["files are missing, or there are others: vouches"]
+    assert [one.detail for one in failed(verify(run))] == ["files are missing: vouches"]
 
 
 def test_a_node_that_is_not_there_is_told_and_proves_nothing(run: Path) -> None:
@@ -270,3 +270,40 @@ def test_an_export_holds_the_evidence_and_nothing_else(world: LogWorld, tmp_path
         verify(world.folder.parent)
     told = CliRunner().invoke(app, ["export", str(world.folder), str(tmp_path / "again")])
     assert told.output == f"{SITES + 1} nodes' evidence\n"
+
+
+def test_the_coordinator_is_no_witness_and_no_site_out_of_its_turn(world: LogWorld, run: Path) -> None:
+    """A vouch counts of the site whose turn it was alone; the coordinator has its own signatures at hand."""
+    node, store = world.nodes[HUB], Store(run / world.folder_of(HUB).relative_to(world.folder))
+    shown = [msgspec.msgpack.decode(raw, type=Shown) for raw in store.heads()]
+    one = next(each for each in shown if each.signed.head.member == FIRST)
+    store.keep_vouch(FIRST, one.signed.head.round, HUB, one.countersigned[0].signature)
+    store.close()
+    before, node.store = node.store, Store(run / world.folder_of(HUB).relative_to(world.folder))
+    try:
+        world.leave_evidence(node)
+    finally:
+        node.store.close()
+        node.store = before
+    (wrong,) = failed(verify(run))
+    assert (wrong.check, wrong.node) == ("witnesses", HUB)
+    assert wrong.detail == f"{HUB} is no witness of the head of {FIRST} after round {one.signed.head.round}"
+
+
+def test_what_a_peer_said_of_a_model_is_not_its_receivers_fault(world: LogWorld, run: Path) -> None:
+    """A site sends an update to another model: the coordinator's leaf of it is true, whatever becomes of the update."""
+
+    def other(leaves: list[bytes]) -> list[bytes]:
+        first = next(n for n, leaf in enumerate(leaves) if b"weight-update" in leaf)
+        leaf = decode_leaf(leaves[first], first, HUB)
+        assert isinstance(leaf, Received)
+        return [*leaves[:first], encode_leaf(msgspec.structs.replace(leaf, model=b"m" * 32)), *leaves[first + 1 :]]
+
+    assert not [one for one in failed(again(world, run, HUB, other)) if one.check == "models"]
+
+
+@pytest.mark.parametrize("name", ["models/../../keys", "../x", "a..b/c"])
+def test_evidence_names_no_file_outside_its_nodes_folder(name: str) -> None:
+    raw = msgspec.msgpack.encode([name, bytes(32)])
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.msgpack.decode(raw, type=evidence.Named)

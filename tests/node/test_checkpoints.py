@@ -20,7 +20,7 @@ from keys.roster import Roster
 from protocols.messages import LogHead, LogHeads, LogWitness
 from protocols.tlog.checkpoint import Checkpoint, encode, read_checkpoint, read_head, sign_head
 from protocols.tlog.errors import BadProof, DifferentView, Rollback, SplitView
-from protocols.tlog.messages import Countersignature, Shown, SignedHead, Vouch
+from protocols.tlog.messages import NO_VIEW, Countersignature, Shown, SignedHead, Vouch
 
 A, B, C = "site-000", "site-001", "site-002"
 
@@ -245,3 +245,29 @@ def test_what_a_witness_may_not_say(world: LogWorld) -> None:
     hub.checkpoints.take(A, LogWitness(1, (Vouch(B, 7, bytes(64)),)))
     hub.checkpoints.take(A, LogWitness(1, (Vouch(B, 0, bytes(64)),)))
     assert [type(error).__name__ for error in hub.faults] == ["Inconsistent", "Inconsistent", "BadSignature"]
+
+
+def test_a_list_does_not_grow_by_heads_that_are_in_it_or_of_no_round(world: LogWorld) -> None:
+    for number in range(2):
+        world.round(number)
+    site, hub = world.nodes[A], world.nodes[HUB]
+    before, (own,) = len(kept(site)), [each for each in kept(hub) if each.signed.head.member == HUB][-1:]
+    unmoved = Shown(own.signed, world.nodes[HUB].checkpoints._tree.consistency(own.signed.head.size), ())
+    for shown in (own, unmoved):
+        site.checkpoints.take(HUB, LogHeads(before, (shown,)))
+    late = msgspec.structs.replace(own.signed.head, round=2**31 - 1, seen=0, view=NO_VIEW)
+    site.checkpoints.take(HUB, LogHeads(before, (Shown(sign_head(hub.identity, late), unmoved.proof, ()),)))
+    assert len(kept(site)) == before
+    assert [(error.peer, error.rule) for error in site.faults] == [
+        *[(HUB, "the list has one head of a member and a round")] * 2,
+        (HUB, "a head of the list is of a round of the study"),
+    ]
+
+
+def test_what_a_site_said_to_hold_it_holds(world: LogWorld) -> None:
+    for number in range(2):
+        world.round(number)
+    hub = world.nodes[HUB]
+    held = hub.checkpoints._held[A]
+    hub.checkpoints.take(A, LogWitness(0, ()))
+    assert hub.checkpoints._held[A] == held > 0
